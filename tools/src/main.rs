@@ -1,0 +1,2 @@
+//! `stele`, the command line.
+fn main() {}
