@@ -6,7 +6,9 @@
 //! | module | owns |
 //! |---|---|
 //! | [`number`] | the counts and positions: [`LeafIndex`], [`TreeSize`], [`UnixMillis`], [`UnixSeconds`] |
+//! | [`tree`] | the log tree: RFC 6962 over SHA-256, its nodes, proofs and their verification |
 
 pub mod number;
+pub mod tree;
 
 pub use number::{LeafIndex, TreeSize, UnixMillis, UnixSeconds};
