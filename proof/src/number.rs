@@ -1,8 +1,8 @@
 //! Counts and positions, one type each, so that no two can be swapped.
 
-use core::fmt;
-
 /// Declares a newtype over `u64` with `new`, `get` and a decimal `Display`.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -21,8 +21,8 @@ macro_rules! number {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 self.0.fmt(f)
             }
         }

@@ -24,8 +24,8 @@ mod verify;
 pub use hash::Hash;
 pub use node::Node;
 pub use prove::{
-    NodeReader, ProveError, consistency_nodes, inclusion_nodes, peak_nodes, peaks_at,
-    prove_consistency, prove_inclusion, root_at,
+    NodeReader, ProveError, consistency_nodes, inclusion_nodes, peak_nodes, peaks_at, prove_consistency,
+    prove_inclusion, root_at,
 };
 pub use range::{CompactRange, WrongPeaks};
 pub use verify::{ProofError, verify_consistency, verify_inclusion};
@@ -62,10 +62,5 @@ pub fn empty_root() -> Hash {
 /// The root over a row of perfect subtrees, the largest first; `None` over none.
 fn join_peaks(peaks: &[Hash]) -> Option<Hash> {
     let (last, larger) = peaks.split_last()?;
-    Some(
-        larger
-            .iter()
-            .rev()
-            .fold(*last, |right, left| node_hash(left, &right)),
-    )
+    Some(larger.iter().rev().fold(*last, |right, left| node_hash(left, &right)))
 }

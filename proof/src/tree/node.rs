@@ -72,13 +72,7 @@ impl Node {
             return None;
         };
         let left = self.index << 1;
-        Some((
-            Self { level, index: left },
-            Self {
-                level,
-                index: left | 1,
-            },
-        ))
+        Some((Self { level, index: left }, Self { level, index: left | 1 }))
     }
 
     /// The other half of the parent, or `None` if it would end beyond the largest tree.

@@ -23,12 +23,7 @@ impl Path {
         let last = (size.get() - 1) >> level;
         assert!(index <= last, "the way starts inside the tree");
         let inner = u64::BITS - (index ^ last).leading_zeros();
-        Self {
-            level,
-            index,
-            size,
-            inner,
-        }
+        Self { level, index, size, inner }
     }
 
     /// The number of siblings up to and with the fringe.
@@ -65,10 +60,7 @@ impl Path {
             level += 1;
             index >>= 1;
         }
-        Plan {
-            nodes,
-            fringe: fringe_start..fringe_end,
-        }
+        Plan { nodes, fringe: fringe_start..fringe_end }
     }
 }
 

@@ -122,16 +122,12 @@ pub fn root_at<R: NodeReader>(size: TreeSize, reader: &R) -> Result<Hash, ProveE
 /// # Errors
 ///
 /// `Read` and `WrongCount` of [`ProveError`].
-pub fn peaks_at<R: NodeReader>(
-    size: TreeSize,
-    reader: &R,
-) -> Result<Vec<Hash>, ProveError<R::Error>> {
+pub fn peaks_at<R: NodeReader>(size: TreeSize, reader: &R) -> Result<Vec<Hash>, ProveError<R::Error>> {
     read(&peak_nodes(size), reader)
 }
 
 fn inclusion_plan(index: LeafIndex, size: TreeSize) -> Option<Plan> {
-    size.contains(index)
-        .then(|| Path::new(0, index.get(), size).plan())
+    size.contains(index).then(|| Path::new(0, index.get(), size).plan())
 }
 
 /// The way to the new root from the last peak of the old tree, and that peak first, unless it is the
@@ -141,10 +137,7 @@ fn consistency_plan(old: TreeSize, new: TreeSize) -> Option<Plan> {
         return None;
     }
     if old == new {
-        return Some(Plan {
-            nodes: Vec::new(),
-            fringe: 0..0,
-        });
+        return Some(Plan { nodes: Vec::new(), fringe: 0..0 });
     }
     let level = old.get().trailing_zeros();
     let index = (old.get() - 1) >> level;
@@ -169,10 +162,7 @@ fn read<R: NodeReader>(nodes: &[Node], reader: &R) -> Result<Vec<Hash>, ProveErr
     }
     let hashes = reader.read_nodes(nodes).map_err(ProveError::Read)?;
     if hashes.len() != nodes.len() {
-        return Err(ProveError::WrongCount {
-            expected: nodes.len(),
-            found: hashes.len(),
-        });
+        return Err(ProveError::WrongCount { expected: nodes.len(), found: hashes.len() });
     }
     Ok(hashes)
 }

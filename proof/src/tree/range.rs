@@ -32,10 +32,7 @@ pub struct WrongPeaks {
 impl CompactRange {
     /// The tree without leaves.
     pub const fn new() -> Self {
-        Self {
-            size: TreeSize::new(0),
-            slots: [Hash::new([0; Hash::LEN]); MAX_PEAKS],
-        }
+        Self { size: TreeSize::new(0), slots: [Hash::new([0; Hash::LEN]); MAX_PEAKS] }
     }
 
     /// The tree of a size and of its peaks, the largest subtree first.
@@ -48,11 +45,7 @@ impl CompactRange {
     pub fn from_peaks(size: TreeSize, peaks: Vec<Hash>) -> Result<Self, WrongPeaks> {
         let expected = peak_count(size);
         if peaks.len() != expected {
-            return Err(WrongPeaks {
-                size,
-                expected,
-                found: peaks.len(),
-            });
+            return Err(WrongPeaks { size, expected, found: peaks.len() });
         }
         let mut range = Self::new();
         range.size = size;
@@ -87,10 +80,7 @@ impl CompactRange {
     ///
     /// If the tree already has 2^64 - 1 leaves.
     pub fn append_observed(&mut self, leaf: Hash, observe: &mut impl FnMut(Node, Hash)) {
-        let grown = self
-            .size
-            .checked_add(1)
-            .expect("a tree has at most 2^64 - 1 leaves");
+        let grown = self.size.checked_add(1).expect("a tree has at most 2^64 - 1 leaves");
         let mut peaks = peak_count(self.size);
         let mut node = Node::inside(0, self.size.get());
         let mut hash = leaf;
@@ -127,10 +117,7 @@ impl Eq for CompactRange {}
 
 impl fmt::Debug for CompactRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CompactRange")
-            .field("size", &self.size)
-            .field("peaks", &self.peaks())
-            .finish()
+        f.debug_struct("CompactRange").field("size", &self.size).field("peaks", &self.peaks()).finish()
     }
 }
 

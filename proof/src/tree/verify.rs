@@ -77,11 +77,7 @@ pub fn verify_inclusion(
     let mut hash = *leaf;
     let mut position = index.get();
     for sibling in inner {
-        hash = if position & 1 == 1 {
-            node_hash(sibling, &hash)
-        } else {
-            node_hash(&hash, sibling)
-        };
+        hash = if position & 1 == 1 { node_hash(sibling, &hash) } else { node_hash(&hash, sibling) };
         position >>= 1;
     }
     for sibling in border {
@@ -109,10 +105,7 @@ pub fn verify_consistency(
         return Err(ProofError::OldSizeZero);
     }
     if old_size > new_size {
-        return Err(ProofError::SizesReversed {
-            old: old_size,
-            new: new_size,
-        });
+        return Err(ProofError::SizesReversed { old: old_size, new: new_size });
     }
     if old_size == new_size {
         check_length(0, proof)?;
@@ -145,32 +138,15 @@ pub fn verify_consistency(
         new = node_hash(sibling, &new);
     }
     if old != *old_root {
-        return Err(ProofError::OldRootMismatch {
-            given: *old_root,
-            computed: old,
-        });
+        return Err(ProofError::OldRootMismatch { given: *old_root, computed: old });
     }
     check_root(new_root, new)
 }
 
 fn check_length(expected: usize, proof: &[Hash]) -> Result<(), ProofError> {
-    if proof.len() == expected {
-        Ok(())
-    } else {
-        Err(ProofError::WrongLength {
-            expected,
-            found: proof.len(),
-        })
-    }
+    if proof.len() == expected { Ok(()) } else { Err(ProofError::WrongLength { expected, found: proof.len() }) }
 }
 
 fn check_root(given: &Hash, computed: Hash) -> Result<(), ProofError> {
-    if computed == *given {
-        Ok(())
-    } else {
-        Err(ProofError::RootMismatch {
-            given: *given,
-            computed,
-        })
-    }
+    if computed == *given { Ok(()) } else { Err(ProofError::RootMismatch { given: *given, computed }) }
 }
