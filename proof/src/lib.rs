@@ -5,12 +5,16 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`digest_tree`] | BLAKE3 digests, and the tree over the records of a segment |
 //! | [`number`] | the counts and positions: [`LeafIndex`], [`TreeSize`], [`UnixMillis`], [`UnixSeconds`] |
 //! | [`record`] | the audit record: canonical bytes, hash, chain, bounds, payload commitment |
+//! | [`tile`] | C2SP tlog-tiles: paths, coordinates and bytes of hash tiles and entry bundles |
 //! | [`tree`] | the log tree: RFC 6962 over SHA-256, its nodes, proofs and their verification |
 
+pub mod digest_tree;
 pub mod number;
 pub mod record;
+pub mod tile;
 pub mod tree;
 
 pub use number::{LeafIndex, TreeSize, UnixMillis, UnixSeconds};
