@@ -119,7 +119,12 @@ impl Inventory {
                 Some(SegmentFile::Frames(number)) if number == next => next = next.next(),
                 Some(SegmentFile::Frames(_)) => {
                     let missing = relative(SegmentFile::Frames(next));
-                    return Err(LogError::damaged(missing, 0, None, "the segment file is missing; restore it from a copy"));
+                    return Err(LogError::damaged(
+                        missing,
+                        0,
+                        None,
+                        "the segment file is missing; restore it from a copy",
+                    ));
                 }
                 Some(SegmentFile::Payloads(number, part)) => payloads.push((number, part)),
                 Some(SegmentFile::Tiles(_)) | None => {}

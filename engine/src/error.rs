@@ -103,7 +103,12 @@ pub enum LogError {
 
 impl LogError {
     /// Damage at a place.
-    pub(crate) fn damaged(file: impl Into<String>, offset: u64, leaf: Option<LeafIndex>, what: impl fmt::Display) -> Self {
+    pub(crate) fn damaged(
+        file: impl Into<String>,
+        offset: u64,
+        leaf: Option<LeafIndex>,
+        what: impl fmt::Display,
+    ) -> Self {
         Self::Damaged(Damage { file: file.into(), offset, leaf, what: what.to_string() })
     }
 }

@@ -17,15 +17,31 @@
 //! | [`generation`] | small guarded files |
 //! | [`hard_state`] | vote, incarnation, clean mark, peers |
 //! | [`signing_state`] | the last signed tree head |
+//! | [`directory`] | where each file of a log lies |
+//! | [`error`] | what can go wrong, by what to do about it |
+//! | [`scan`], [`walk`] | reading frames one after the other |
+//! | [`recovery`] | what of the unsealed files is the log |
+//! | [`chains`] | the head of every chain, recent identities |
+//! | [`writer`] | the writer thread: group commit, rolling, truncation |
+//! | [`store`] | the segment store as a Raft log store |
 
 pub mod batch;
+pub mod chains;
+pub mod directory;
 pub mod disk;
 pub mod environment;
+pub mod error;
 pub mod frame;
 pub mod generation;
 pub mod hard_state;
 pub mod membership;
 pub mod number;
+mod queue;
+pub mod recovery;
 pub mod ring;
+pub mod scan;
 pub mod segment;
 pub mod signing_state;
+pub mod store;
+pub mod walk;
+pub mod writer;

@@ -108,8 +108,7 @@ impl<T> WorkQueue<T> {
             match wait {
                 None => state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
-                    let (after, timeout) =
-                        self.ready.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+                    let (after, timeout) = self.ready.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
                     state = after;
                     if timeout.timed_out() && state.items.is_empty() && !state.closed {
                         return Taken::Idle;

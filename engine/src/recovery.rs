@@ -163,7 +163,12 @@ fn decide(
     };
     let what = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
     let what = format!("{what}, and {why}: the file has rotted; restore it from a copy of the log");
-    Err(LogError::damaged(relative(SegmentFile::Frames(tail.segment)), tail.offset.get(), Some(tail.leaves.next_leaf()), what))
+    Err(LogError::damaged(
+        relative(SegmentFile::Frames(tail.segment)),
+        tail.offset.get(),
+        Some(tail.leaves.next_leaf()),
+        what,
+    ))
 }
 
 /// Cuts everything behind `tail` in three steps, each safe to be interrupted: a confirming slot in

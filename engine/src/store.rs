@@ -1,0 +1,482 @@
+//! The segment store as a Raft log store: append, truncate, read, vote; durability is told in order.
+//!
+//! I-STORE-1: applied <= committed <= durable <= appended on a one-voter log; `durable <= appended`
+//! on every log.
+//! I-STORE-2: entries are placed and queued under one lock, so the queue is in raft-log order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::directory::{Inventory, LogDirectory, relative};
+use crate::disk::{Access, Disk, read_up_to};
+use crate::environment::Environment;
+use crate::error::{LogError, Poisoned};
+use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
+use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
+use crate::number::{Offset, RaftIndex, SegmentNumber, Term};
+use crate::queue::{Refused, WorkQueue, lock};
+use crate::recovery::{Recovered, recover};
+use crate::segment::SegmentFile;
+use crate::writer::{Append, OnDurable, Work, Writer, refuse};
+
+/// Most bytes that are appended and not yet durable.
+pub const MAX_UNFLUSHED_BYTES: usize = 32 << 20;
+
+/// An entry to append: what consensus replicates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The term of the leader that made it.
+    pub term: Term,
+    /// What the body is.
+    pub kind: EntryKind,
+    /// The body, as it crosses the wire and lies in the frame.
+    pub body: Bytes,
+    /// The payload slots of a batch; empty otherwise.
+    pub payload: Bytes,
+}
+
+/// Why an entry was not appended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Too many bytes are waiting to be flushed.
+    #[error("the log is busy: too many bytes wait to be flushed; try again")]
+    Busy,
+    /// The entry cannot stand in any log, or not here.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The store has stopped.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// What the writer thread and its callers share.
+pub(crate) struct Shared {
+    pub(crate) queue: WorkQueue<Work>,
+    progress: Mutex<Progress>,
+    moved: Condvar,
+    committed: AtomicU64,
+}
+
+struct Progress {
+    durable: RaftIndex,
+    open: SegmentNumber,
+    poisoned: Option<Poisoned>,
+}
+
+impl Shared {
+    pub(crate) fn committed(&self) -> RaftIndex {
+        RaftIndex::new(self.committed.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_durable(&self, tail: &Tail) {
+        lock(&self.progress).durable = tail.next_index;
+        self.moved.notify_all();
+    }
+
+    pub(crate) fn set_open(&self, segment: SegmentNumber) {
+        lock(&self.progress).open = segment;
+        self.moved.notify_all();
+    }
+
+    /// Stops the store for good; the first reason stays.
+    pub(crate) fn poison(&self, error: &LogError) -> Poisoned {
+        let mut progress = lock(&self.progress);
+        let poisoned = progress.poisoned.get_or_insert_with(|| Poisoned(error.to_string().into())).clone();
+        drop(progress);
+        self.queue.close();
+        self.moved.notify_all();
+        poisoned
+    }
+}
+
+/// Where the entries that are not in sealed segments lie.
+struct Recent {
+    /// The end of what was appended.
+    tail: Tail,
+    /// The tail at the start of each unsealed segment, and the places of its frames.
+    segments: BTreeMap<SegmentNumber, (Tail, Vec<Offset>)>,
+    /// Entries that are not yet durable.
+    unflushed: BTreeMap<RaftIndex, Entry>,
+}
+
+/// The store. Dropping it without [`SegmentStore::close`] leaves no clean mark, as a kill would.
+pub struct SegmentStore {
+    disk: Arc<dyn Disk>,
+    directory: LogDirectory,
+    shared: Arc<Shared>,
+    recent: Mutex<Recent>,
+    writer: Option<JoinHandle<Result<(), LogError>>>,
+}
+
+impl SegmentStore {
+    /// Recovers the log and starts its writer. `start` is the tail behind the last sealed segment;
+    /// the caller holds the directory's lock.
+    ///
+    /// # Errors
+    /// [`LogError`]: rot, a failed call.
+    pub fn open(
+        environment: &Environment,
+        directory: &LogDirectory,
+        inventory: &Inventory,
+        start: Tail,
+    ) -> Result<(Self, Recovered), LogError> {
+        let disk = Arc::clone(&environment.disk);
+        let mut hard_state = HardStateFile::open(disk.as_ref(), &directory.hard_state())?;
+        let clean: Option<CleanMark> = hard_state.state().clean;
+        let recovered = recover(disk.as_ref(), directory, inventory, start, clean)?;
+        let incarnation = hard_state.state().incarnation + 1;
+        hard_state.save(HardState { clean: None, incarnation, ..hard_state.state().clone() })?;
+        let segments = index_unsealed(disk.as_ref(), directory, start, &recovered.tail)?;
+
+        let shared = Arc::new(Shared {
+            queue: WorkQueue::new(MAX_UNFLUSHED_BYTES),
+            progress: Mutex::new(Progress {
+                durable: recovered.tail.next_index,
+                open: recovered.tail.segment,
+                poisoned: None,
+            }),
+            moved: Condvar::new(),
+            committed: AtomicU64::new(recovered.committed.get()),
+        });
+        let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
+        let writer = Writer {
+            disk: Arc::clone(&disk),
+            directory: directory.clone(),
+            inventory: inventory.clone(),
+            shared: Arc::clone(&shared),
+            hard_state,
+            tail: recovered.tail,
+            group: recovered.group,
+            file: disk.open(&path, Access::Write)?,
+            payload_file: None,
+            buffer: Vec::new(),
+            confirmed: true,
+        };
+        let death = DeathNotice { shared: Arc::clone(&shared), expected: false };
+        let spawned = std::thread::Builder::new().name("stele-writer".to_owned()).spawn(move || {
+            let mut death = death;
+            let result = writer.run();
+            death.expected = true;
+            result
+        });
+        let thread = spawned.map_err(|source| crate::disk::DiskError {
+            operation: "start the writer thread for",
+            path: directory.path().to_owned(),
+            source,
+        })?;
+        let recent = Mutex::new(Recent { tail: recovered.tail, segments, unflushed: BTreeMap::new() });
+        let store = Self { disk, directory: directory.clone(), shared, recent, writer: Some(thread) };
+        Ok((store, recovered))
+    }
+
+    /// Appends an entry; it can be read when this returns and is durable when `on_durable` is told so.
+    /// Waits while too many bytes are unflushed.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    pub fn append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
+        let weight = weight(&entry);
+        self.shared.queue.reserve(weight).map_err(|refused| self.refusal(refused))?;
+        self.append_reserved(entry, weight, on_durable)
+    }
+
+    /// As [`SegmentStore::append`], but never waits: [`AppendError::Busy`].
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    pub fn try_append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
+        let weight = weight(&entry);
+        self.shared.queue.try_reserve(weight).map_err(|refused| self.refusal(refused))?;
+        self.append_reserved(entry, weight, on_durable)
+    }
+
+    fn append_reserved(
+        &self,
+        entry: Entry,
+        weight: usize,
+        on_durable: Option<OnDurable>,
+    ) -> Result<Placed, AppendError> {
+        let mut recent = lock(&self.recent);
+        let placed = match recent.tail.place(entry.kind, entry.term, &entry.body, entry.payload.len()) {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.shared.queue.release(weight);
+                return Err(error.into());
+            }
+        };
+        let append = Append { placed, body: entry.body.clone(), payload: entry.payload.clone(), weight, on_durable };
+        if self.shared.queue.push(Work::Append(append)).is_err() {
+            return Err(self.refusal(Refused::Closed));
+        }
+        let start = recent.tail;
+        recent.segments.entry(placed.segment).or_insert_with(|| (start, Vec::new())).1.push(placed.offset);
+        recent.tail.advance(&placed);
+        let durable = self.durable();
+        recent.unflushed = recent.unflushed.split_off(&durable);
+        recent.unflushed.insert(placed.header.index, entry);
+        Ok(placed)
+    }
+
+    fn refusal(&self, refused: Refused) -> AppendError {
+        match refused {
+            Refused::Full => AppendError::Busy,
+            Refused::Closed => AppendError::Poisoned(self.poisoned()),
+        }
+    }
+
+    fn poisoned(&self) -> Poisoned {
+        lock(&self.shared.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
+    }
+
+    /// Tells when everything appended before is durable.
+    pub fn notify(&self, on_durable: OnDurable) {
+        if let Err(item) = self.shared.queue.push(Work::Notice(on_durable)) {
+            refuse([item].into(), &self.poisoned());
+        }
+    }
+
+    /// Waits until everything appended before is durable.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn flush(&self) -> Result<(), Poisoned> {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.notify(Box::new(move |result| answer(&tell, result)));
+        told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))
+    }
+
+    /// Makes a vote durable, in order with the appends.
+    pub fn save_vote(&self, vote: Vote, on_durable: OnDurable) {
+        if let Err(item) = self.shared.queue.push(Work::Vote(vote, on_durable)) {
+            refuse([item].into(), &self.poisoned());
+        }
+    }
+
+    /// Drops the entries from this index on, and waits until they cannot come back.
+    ///
+    /// # Errors
+    /// [`TruncateError`]: a truncation of committed or sealed entries is refused.
+    pub fn truncate(&self, from: RaftIndex) -> Result<(), TruncateError> {
+        let mut recent = lock(&self.recent);
+        let committed = self.shared.committed();
+        if from >= recent.tail.next_index {
+            return Ok(());
+        }
+        let start = recent.segments.values().rev().map(|(start, _)| *start).find(|start| start.next_index <= from);
+        let Some(segment_start) = start.filter(|_| from >= committed) else {
+            return Err(TruncateError::Committed { from, committed });
+        };
+        let (tell, told) = mpsc::sync_channel(1);
+        let done = Box::new(move |result| answer(&tell, result));
+        if self.shared.queue.push(Work::Truncate { from, segment_start, done }).is_err() {
+            return Err(self.poisoned().into());
+        }
+        let tail = told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))?;
+        recent.tail = tail;
+        recent.unflushed.split_off(&from);
+        recent.segments.retain(|_, (start, offsets)| {
+            let keep = from.get().saturating_sub(start.next_index.get());
+            offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+            !offsets.is_empty()
+        });
+        Ok(())
+    }
+
+    /// The end of what was appended.
+    pub fn tail(&self) -> Tail {
+        lock(&self.recent).tail
+    }
+
+    /// One past the last durable entry.
+    pub fn durable(&self) -> RaftIndex {
+        lock(&self.shared.progress).durable
+    }
+
+    /// A handle by which another thread follows the writer.
+    pub fn progress(&self) -> StoreProgress {
+        StoreProgress(Arc::clone(&self.shared))
+    }
+
+    /// Reads an entry of an unsealed segment; `None` where it lies in a sealed one or was not appended.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Disk`].
+    pub fn read_entry(&self, index: RaftIndex) -> Result<Option<Entry>, LogError> {
+        let recent = lock(&self.recent);
+        if let Some(entry) = recent.unflushed.get(&index) {
+            return Ok(Some(entry.clone()));
+        }
+        let found = recent.segments.iter().rev().find_map(|(segment, (start, offsets))| {
+            let at = usize::try_from(index.get().checked_sub(start.next_index.get())?).ok()?;
+            Some((*segment, *offsets.get(at)?))
+        });
+        drop(recent);
+        match found {
+            None => Ok(None),
+            Some((segment, offset)) => read_entry_at(self.disk.as_ref(), &self.directory, segment, offset).map(Some),
+        }
+    }
+
+    /// Forgets the places of a segment that has been sealed.
+    pub fn forget(&self, sealed: SegmentNumber) {
+        lock(&self.recent).segments.remove(&sealed);
+    }
+
+    /// Flushes what is queued, marks the clean stop and ends the writer.
+    ///
+    /// # Errors
+    /// [`LogError`]: what made the writer stop.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.shared.queue.close();
+        match self.writer.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            _ => Err(self.poisoned().into()),
+        }
+    }
+}
+
+impl Drop for SegmentStore {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // What the writer met was told to every callback; nobody is left to tell here.
+            drop(writer.join());
+        }
+    }
+}
+
+/// Follows a store from another thread.
+#[derive(Clone)]
+pub struct StoreProgress(Arc<Shared>);
+
+impl StoreProgress {
+    /// Notes that entries below this index are committed; rides in the next slot.
+    pub fn set_committed(&self, end: RaftIndex) {
+        self.0.committed.fetch_max(end.get(), Ordering::AcqRel);
+    }
+
+    /// Waits until a segment is no longer the open one: all of it is durable and it has a successor.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn wait_ended(&self, segment: SegmentNumber) -> Result<(), Poisoned> {
+        let mut progress = lock(&self.0.progress);
+        while progress.open <= segment {
+            if let Some(poisoned) = &progress.poisoned {
+                return Err(poisoned.clone());
+            }
+            progress = self.0.moved.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+}
+
+/// Why a suffix was not dropped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TruncateError {
+    /// Committed and sealed entries are for ever.
+    #[error("entries from {from} on may not be dropped: {committed} are committed, or they are sealed")]
+    Committed {
+        /// The first entry to be dropped.
+        from: RaftIndex,
+        /// One past the last committed one.
+        committed: RaftIndex,
+    },
+    /// The store has stopped.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// Poisons the store when the writer thread dies of a panic.
+struct DeathNotice {
+    shared: Arc<Shared>,
+    expected: bool,
+}
+
+impl Drop for DeathNotice {
+    fn drop(&mut self) {
+        if !self.expected {
+            self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
+        }
+    }
+}
+
+fn weight(entry: &Entry) -> usize {
+    HEADER_BYTES + entry.body.len() + entry.payload.len()
+}
+
+/// Hands a result to somebody who waits, or has given up waiting.
+fn answer<T>(tell: &mpsc::SyncSender<T>, result: T) {
+    drop(tell.try_send(result));
+}
+
+fn index_unsealed(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: Tail,
+    end: &Tail,
+) -> Result<BTreeMap<SegmentNumber, (Tail, Vec<Offset>)>, LogError> {
+    let mut segments = BTreeMap::new();
+    crate::walk::walk(disk, directory, start, end, &mut |before, placed, _| {
+        segments.entry(placed.segment).or_insert_with(|| (*before, Vec::new())).1.push(placed.offset);
+        Ok(())
+    })?;
+    Ok(segments)
+}
+
+/// Reads and checks one entry at a known place.
+///
+/// # Errors
+/// [`LogError::Damaged`], [`LogError::Disk`].
+pub fn read_entry_at(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    segment: SegmentNumber,
+    offset: Offset,
+) -> Result<Entry, LogError> {
+    let (header, body) = read_frame_at(disk, directory, segment, offset)?;
+    let payload = match header.payload {
+        None => Bytes::new(),
+        Some(place) => {
+            let name = SegmentFile::Payloads(segment, place.part);
+            let file = disk.open(&directory.segment_file(name), Access::Read)?;
+            let bytes = read_up_to(file.as_ref(), u64::from(place.offset), place.len as usize)?;
+            if bytes.len() != place.len as usize {
+                let what = "the payload file ends too early";
+                return Err(LogError::damaged(relative(name), u64::from(place.offset), Some(header.first_leaf), what));
+            }
+            bytes.into()
+        }
+    };
+    Ok(Entry { term: header.term, kind: header.kind, body: body.into(), payload })
+}
+
+/// Reads a frame at a known place and checks its two checksums; the link is not checked.
+///
+/// # Errors
+/// [`LogError::Damaged`], [`LogError::Disk`].
+pub fn read_frame_at(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    segment: SegmentNumber,
+    offset: Offset,
+) -> Result<(FrameHeader, Vec<u8>), LogError> {
+    let name = SegmentFile::Frames(segment);
+    let damaged = |what: &dyn std::fmt::Display| LogError::damaged(relative(name), offset.get(), None, what);
+    let file = disk.open(&directory.segment_file(name), Access::Read)?;
+    let head = read_up_to(file.as_ref(), offset.get(), HEADER_BYTES)?;
+    let head = head.first_chunk().ok_or_else(|| damaged(&"the file ends before the frame"))?;
+    let header = FrameHeader::decode(head, segment, offset).map_err(|fault| damaged(&fault))?;
+    let body = read_up_to(file.as_ref(), offset.get() + HEADER_BYTES as u64, header.body_len as usize)?;
+    if body.len() != header.body_len as usize || crc32fast::hash(&body) != header.body_checksum {
+        return Err(damaged(&crate::frame::FrameFault::BodyChecksum));
+    }
+    Ok((header, body))
+}
