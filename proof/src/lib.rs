@@ -5,11 +5,23 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`checkpoint`] | the text by which a log states its size and root: [`checkpoint::Origin`], [`checkpoint::Checkpoint`] |
+//! | [`cosignature`] | timestamped cosignatures of checkpoints |
+//! | [`key`] | keys of signed notes and their text forms |
+//! | [`note`] | signed notes |
 //! | [`number`] | the counts and positions: [`LeafIndex`], [`TreeSize`], [`UnixMillis`], [`UnixSeconds`] |
+//! | [`policy`] | whom a reader believes: logs, witnesses, groups and the quorum |
+//! | [`proof_file`] | `.tlog-proof`: an inclusion proof with its signed checkpoint |
 //! | [`record`] | the audit record: canonical bytes, hash, chain, bounds, payload commitment |
 //! | [`tree`] | the log tree: RFC 6962 over SHA-256, its nodes, proofs and their verification |
 
+pub mod checkpoint;
+pub mod cosignature;
+pub mod key;
+pub mod note;
 pub mod number;
+pub mod policy;
+pub mod proof_file;
 pub mod record;
 pub mod tree;
 
