@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{completions, record, tlog};
+use crate::{completions, keys, note, record, tlog};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -22,6 +22,8 @@ Exit codes:
 
 Examples:
   stele record check < record.json
+  stele keys generate --name example.com/log -o log.key
+  stele note verify --key VKEY checkpoint
   stele completions bash > ~/.local/share/bash-completion/completions/stele";
 
 /// Stele: an append-only transparency log for audit records.
@@ -42,6 +44,12 @@ pub enum Command {
     /// Check inclusion and consistency proofs, given as JSON lines.
     #[command(subcommand)]
     Tlog(tlog::Command),
+    /// Verify signed notes.
+    #[command(subcommand)]
+    Note(note::Command),
+    /// Make private keys and print their vkeys.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }
@@ -55,6 +63,8 @@ impl Command {
         match self {
             Self::Record(command) => record::run(command, streams),
             Self::Tlog(command) => tlog::run(command, streams),
+            Self::Note(command) => note::run(command, streams),
+            Self::Keys(command) => keys::run(command, streams),
             Self::Completions(arguments) => completions::run(arguments, streams),
         }
     }

@@ -9,12 +9,16 @@
 //! | [`exit`] | the exit codes, and [`Failure`]: an exit code with one sentence |
 //! | [`stream`] | the standard streams, `FILE` or `-`, bounded reading |
 //! | [`completions`] | `stele completions` |
+//! | [`keys`] | `stele keys`: private key files and their vkeys |
+//! | [`note`] | `stele note`: signed notes |
 //! | [`record`] | `stele record`: one record on standard input |
 //! | [`tlog`] | `stele tlog`: proofs given as JSON lines |
 
 pub mod cli;
 pub mod completions;
 pub mod exit;
+pub mod keys;
+pub mod note;
 pub mod record;
 pub mod stream;
 pub mod tlog;

@@ -1,6 +1,7 @@
 //! What a command reads and writes: the standard streams, and `FILE` or `-`.
 
 use core::fmt;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
@@ -66,11 +67,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads the argument.
-    pub fn new(argument: PathBuf) -> Self {
-        if argument.as_os_str() == "-" { Self::StandardInput } else { Self::File(argument) }
-    }
-
     /// Reads all of it, at most `limit` bytes.
     ///
     /// # Errors
@@ -85,9 +81,9 @@ impl Source {
     }
 }
 
-impl From<PathBuf> for Source {
-    fn from(argument: PathBuf) -> Self {
-        Self::new(argument)
+impl From<OsString> for Source {
+    fn from(argument: OsString) -> Self {
+        if argument == "-" { Self::StandardInput } else { Self::File(argument.into()) }
     }
 }
 
