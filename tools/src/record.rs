@@ -97,7 +97,7 @@ fn read_canonical(streams: &mut Streams<'_>) -> Result<Vec<u8>, Failure> {
 fn parse(canonical: &[u8]) -> Result<Record<'_>, Failure> {
     Record::parse(canonical).map_err(|error| match (&error, canonicalize(canonical)) {
         (RecordError::Canon(_), Ok(_)) => {
-            refused(anyhow!("{error} (`stele record canon` would bring it into canonical form)"))
+            refused(anyhow!("{error}; `stele record canon` would bring it into canonical form"))
         }
         _ => refused(error),
     })
