@@ -162,15 +162,15 @@ impl VerifierKey {
     ///
     /// # Errors
     ///
-    /// [`KeyError::NotAKey`] if the bytes are no point of the curve, or one of small order.
+    /// [`KeyError::NotAKey`] if the bytes are not the canonical form of a point of full order.
     pub fn new(name: KeyName, kind: KeyKind, public_key: [u8; 32]) -> Result<Self, KeyError> {
         let id = KeyId::compute(&name, kind, &public_key);
         match ed25519_dalek::VerifyingKey::from_bytes(&public_key) {
-            Ok(public_key) if !public_key.is_weak() => Ok(Self {
+            Ok(point) if is_canonical(&public_key) && !point.is_weak() => Ok(Self {
                 name,
                 kind,
                 id,
-                public_key,
+                public_key: point,
             }),
             _ => Err(KeyError::NotAKey),
         }
@@ -246,7 +246,10 @@ impl fmt::Display for VerifierKey {
     }
 }
 
-/// A private key with its name. Its `Debug` shows the public half only; the seed is erased on drop.
+/// A private key with its name.
+///
+/// `Debug` shows the public half only. The seed in here is erased on drop; the text or bytes that it was read
+/// from are not.
 pub struct SigningKey {
     secret: ed25519_dalek::SigningKey,
     verifier: VerifierKey,
@@ -360,8 +363,8 @@ pub enum KeyError {
         /// What the text says.
         found: KeyId,
     },
-    /// The bytes are no Ed25519 public key, or a weak one.
-    #[error("the bytes are no Ed25519 public key of full order")]
+    /// The bytes are no Ed25519 public key, a weak one, or not written in the canonical way.
+    #[error("the bytes are no canonical Ed25519 public key of full order")]
     NotAKey,
 }
 
@@ -417,6 +420,12 @@ impl KeyFields {
             Err(_) => Err(KeyError::Length { found: key.len() }),
         }
     }
+}
+
+/// Whether the coordinate y, little-endian under the sign bit, is below the prime 2^255 - 19 (RFC 8032 5.1.3).
+fn is_canonical(point: &[u8; KEY_BYTES]) -> bool {
+    let [first, middle @ .., last] = point;
+    *first < 0xed || middle.iter().any(|byte| *byte != 0xff) || last & 0x7f != 0x7f
 }
 
 /// Eight lower-case hexadecimal digits.

@@ -7,7 +7,11 @@
 //! | 1 to 64 signature lines | U+2014, space, key name, space, base64(key id, signature), LF |
 //!
 //! A note is at most [`MAX_NOTE_BYTES`] long. Signatures by unknown keys are ignored, whatever their type;
-//! a known key's signature that fails makes the whole note refused.
+//! a known key's signature that fails, or a second line by it, makes the whole note refused.
+//!
+//! Why not the `signed_note` crate: version 0.2 has no cosignatures (type 04), and the tests here show that
+//! it takes key ids in upper case, keys of small order (under which anybody can sign) and a failing second
+//! signature by a known key; so it is what the tests compare with.
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -474,5 +478,7 @@ fn check_text(text: &str) -> Result<(), NoteError> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,11 @@ mod prove;
 mod range;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use hash::Hash;
+pub(crate) use hash::{parse_lower_hex, write_lower_hex};
 pub use node::Node;
 pub use prove::{
     NodeReader, ProveError, consistency_nodes, inclusion_nodes, peak_nodes, peaks_at, prove_consistency,

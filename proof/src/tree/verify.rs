@@ -57,6 +57,8 @@ pub enum ProofError {
 /// Checks that the tree of this size and root holds the leaf hash at the index (RFC 6962 2.1.1,
 /// RFC 9162 2.1.3.2).
 ///
+/// Size and root must come from the same checkpoint: a proof alone fits more than one size.
+///
 /// # Errors
 ///
 /// [`ProofError`]; nothing is proved then.
@@ -89,7 +91,7 @@ pub fn verify_inclusion(
 /// Checks that the old tree is a prefix of the new one (RFC 6962 2.1.2, RFC 9162 2.1.4.2).
 ///
 /// Equal sizes need equal roots and an empty proof. An old size of 0 is refused: it would say nothing
-/// about the new root.
+/// about the new root. Each size and its root must come from the same checkpoint.
 ///
 /// # Errors
 ///
