@@ -76,10 +76,7 @@ pub struct DigestTree {
 impl DigestTree {
     /// The tree without leaves.
     pub const fn new() -> Self {
-        Self {
-            leaves: 0,
-            slots: [[0; 32]; MAX_PEAKS],
-        }
+        Self { leaves: 0, slots: [[0; 32]; MAX_PEAKS] }
     }
 
     /// The number of leaves.
@@ -102,12 +99,7 @@ impl DigestTree {
     /// The root, or `None` without leaves.
     pub fn root(&self) -> Option<Digest> {
         let (last, larger) = self.peaks().split_last()?;
-        Some(Digest(
-            larger
-                .iter()
-                .rev()
-                .fold(*last, |right, left| join(left, &right)),
-        ))
+        Some(Digest(larger.iter().rev().fold(*last, |right, left| join(left, &right))))
     }
 
     fn peaks(&self) -> &[[u8; 32]] {
@@ -125,10 +117,7 @@ impl Default for DigestTree {
 impl fmt::Debug for DigestTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let root = self.root();
-        f.debug_struct("DigestTree")
-            .field("leaves", &self.leaves)
-            .field("root", &root)
-            .finish()
+        f.debug_struct("DigestTree").field("leaves", &self.leaves).field("root", &root).finish()
     }
 }
 
@@ -155,9 +144,7 @@ mod tests {
         }
 
         fn concat_and_hash(left: &[u8; 32], right: Option<&[u8; 32]>) -> [u8; 32] {
-            right.map_or(*left, |right| {
-                Self::hash(&[&[0x01][..], left, right].concat())
-            })
+            right.map_or(*left, |right| Self::hash(&[&[0x01][..], left, right].concat()))
         }
     }
 
@@ -174,37 +161,25 @@ mod tests {
             tree.push(leaf(position));
             leaves.push(leaf(position));
             let theirs = rs_merkle::MerkleTree::<Blake3>::from_leaves(&leaves);
-            assert_eq!(
-                tree.root().map(|root| *root.as_bytes()),
-                theirs.root(),
-                "{position}"
-            );
+            assert_eq!(tree.root().map(|root| *root.as_bytes()), theirs.root(), "{position}");
             assert_eq!(tree.leaves(), position + 1);
         }
     }
 
     #[test]
     fn leaves_are_used_as_they_are_and_odd_ones_carried_up() {
-        let node = |left: &[u8; 32], right: &[u8; 32]| {
-            *Digest::of(&[&[0x01][..], left, right].concat()).as_bytes()
-        };
+        let node = |left: &[u8; 32], right: &[u8; 32]| *Digest::of(&[&[0x01][..], left, right].concat()).as_bytes();
         let mut tree = DigestTree::default();
         tree.push(leaf(0));
         assert_eq!(tree.root(), Some(Digest::new(leaf(0))));
         tree.push(leaf(1));
         tree.push(leaf(2));
-        assert_eq!(
-            tree.root(),
-            Some(Digest(node(&node(&leaf(0), &leaf(1)), &leaf(2))))
-        );
+        assert_eq!(tree.root(), Some(Digest(node(&node(&leaf(0), &leaf(1)), &leaf(2)))));
     }
 
     #[test]
     fn the_digest_of_nothing_is_the_published_one() {
-        assert_eq!(
-            Digest::of(b"").to_string(),
-            "b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
-        );
+        assert_eq!(Digest::of(b"").to_string(), "b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
     }
 
     #[test]

@@ -21,9 +21,7 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-pub use bytes::{
-    DecodeError, EncodeError, Entries, EntryBundle, decode_tile, encode_bundle, encode_tile,
-};
+pub use bytes::{DecodeError, EncodeError, Entries, EntryBundle, decode_tile, encode_bundle, encode_tile};
 pub use path::{TilePath, TilePathError};
 
 use crate::number::{LeafIndex, TreeSize};
@@ -48,11 +46,7 @@ impl TileWidth {
 
     /// Wraps a width, or `None` unless it is 1 to 256.
     pub const fn new(width: u16) -> Option<Self> {
-        if width == 0 || width > FULL_WIDTH {
-            None
-        } else {
-            Some(Self(width))
-        }
+        if width == 0 || width > FULL_WIDTH { None } else { Some(Self(width)) }
     }
 
     /// The plain number, 1 to 256.
@@ -84,25 +78,15 @@ pub struct TileId {
 impl TileId {
     /// The tile, or `None` if no tree has it.
     pub fn new(level: u8, index: u64, width: TileWidth) -> Option<Self> {
-        let last = index
-            .checked_mul(FULL_WIDTH.into())?
-            .checked_add(u64::from(width.get()) - 1)?;
+        let last = index.checked_mul(FULL_WIDTH.into())?.checked_add(u64::from(width.get()) - 1)?;
         Node::new(level.checked_mul(TILE_HEIGHT)?, last)?;
-        Some(Self {
-            level,
-            index,
-            width,
-        })
+        Some(Self { level, index, width })
     }
 
     /// The tile as wide as a tree of the size has it, or `None` if that tree has none of it.
     pub fn at(level: u8, index: u64, size: TreeSize) -> Option<Self> {
         let width = TileWidth::within(hashes_on(level, size), index)?;
-        Some(Self {
-            level,
-            index,
-            width,
-        })
+        Some(Self { level, index, width })
     }
 
     /// The tile level: the tile holds hashes of level 8 times this one.
@@ -124,8 +108,7 @@ impl TileId {
     pub fn nodes(self) -> impl Iterator<Item = Node> {
         let first = self.index * u64::from(FULL_WIDTH);
         (0..u64::from(self.width.get())).map(move |offset| {
-            Node::new(self.level * TILE_HEIGHT, first + offset)
-                .expect("every hash of a tile is a node")
+            Node::new(self.level * TILE_HEIGHT, first + offset).expect("every hash of a tile is a node")
         })
     }
 
@@ -270,7 +253,5 @@ pub fn subtree_hash(hashes: &[Hash]) -> Option<Hash> {
 
 /// The number of complete nodes of level 8 * `level` in a tree of the size.
 fn hashes_on(level: u8, size: TreeSize) -> u64 {
-    size.get()
-        .checked_shr(u32::from(level) * u32::from(TILE_HEIGHT))
-        .unwrap_or(0)
+    size.get().checked_shr(u32::from(level) * u32::from(TILE_HEIGHT)).unwrap_or(0)
 }

@@ -62,9 +62,7 @@ pub enum DecodeError {
 /// `WrongCount` of [`EncodeError`].
 pub fn encode_tile(hashes: &[Hash]) -> Result<Vec<u8>, EncodeError> {
     if hashes.is_empty() || hashes.len() > usize::from(TileWidth::FULL.get()) {
-        return Err(EncodeError::WrongCount {
-            count: hashes.len(),
-        });
+        return Err(EncodeError::WrongCount { count: hashes.len() });
     }
     let mut bytes = Vec::with_capacity(hashes.len() * Hash::LEN);
     for hash in hashes {
@@ -81,10 +79,7 @@ pub fn encode_tile(hashes: &[Hash]) -> Result<Vec<u8>, EncodeError> {
 pub fn decode_tile(width: TileWidth, bytes: &[u8]) -> Result<Vec<Hash>, DecodeError> {
     let expected = usize::from(width.get()) * Hash::LEN;
     if bytes.len() != expected {
-        return Err(DecodeError::WrongLength {
-            expected,
-            found: bytes.len(),
-        });
+        return Err(DecodeError::WrongLength { expected, found: bytes.len() });
     }
     let (hashes, _) = bytes.as_chunks::<{ Hash::LEN }>();
     Ok(hashes.iter().copied().map(Hash::new).collect())
@@ -95,9 +90,7 @@ pub fn decode_tile(width: TileWidth, bytes: &[u8]) -> Result<Vec<Hash>, DecodeEr
 /// # Errors
 ///
 /// [`EncodeError`].
-pub fn encode_bundle<R: AsRef<[u8]>>(
-    records: impl IntoIterator<Item = R>,
-) -> Result<Vec<u8>, EncodeError> {
+pub fn encode_bundle<R: AsRef<[u8]>>(records: impl IntoIterator<Item = R>) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::new();
     let mut count = 0;
     for record in records {
@@ -106,10 +99,7 @@ pub fn encode_bundle<R: AsRef<[u8]>>(
             return Err(EncodeError::WrongCount { count: count + 1 });
         }
         let Ok(len) = u16::try_from(record.len()) else {
-            return Err(EncodeError::RecordTooLong {
-                position: count,
-                len: record.len(),
-            });
+            return Err(EncodeError::RecordTooLong { position: count, len: record.len() });
         };
         bytes.extend_from_slice(&len.to_be_bytes());
         bytes.extend_from_slice(record);

@@ -32,9 +32,7 @@ pub enum TilePathError {
     #[error("a tile level is `entries` or 0 to 63, without leading zeros")]
     Level,
     /// The index is not written as groups of three digits, or has a superfluous or one too many.
-    #[error(
-        "a tile index is groups of three digits, all but the last after an x, the first not x000"
-    )]
+    #[error("a tile index is groups of three digits, all but the last after an x, the first not x000")]
     Index,
     /// The width of a partial tile is not 1 to 255.
     #[error("the width of a partial tile is 1 to 255, without leading zeros")]
@@ -73,11 +71,7 @@ impl TilePath {
             Some(level) => TileId::new(level, index, width).map(Self::Tile),
             None => BundleId::new(index, width).map(Self::Bundle),
         };
-        path.ok_or(TilePathError::BeyondAnyTree {
-            level: level.unwrap_or(0),
-            index,
-            width,
-        })
+        path.ok_or(TilePathError::BeyondAnyTree { level: level.unwrap_or(0), index, width })
     }
 
     /// The number of hashes or records in the file.
@@ -101,11 +95,7 @@ impl fmt::Display for TilePath {
                 write_index(bundle.index(), f)?;
             }
         }
-        if self.width().is_full() {
-            Ok(())
-        } else {
-            write!(f, ".p/{}", self.width().get())
-        }
+        if self.width().is_full() { Ok(()) } else { write!(f, ".p/{}", self.width().get()) }
     }
 }
 
@@ -132,13 +122,8 @@ fn parse_index(text: &str) -> Result<u64, TilePathError> {
         if digits.len() != GROUP_DIGITS || !is_digits(digits) {
             return Err(TilePathError::Index);
         }
-        let value = digits
-            .bytes()
-            .fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
-        index = index
-            .checked_mul(GROUP)
-            .and_then(|index| index.checked_add(value))
-            .ok_or(TilePathError::Index)?;
+        let value = digits.bytes().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
+        index = index.checked_mul(GROUP).and_then(|index| index.checked_add(value)).ok_or(TilePathError::Index)?;
         if index == 0 && groups.peek().is_some() {
             return Err(TilePathError::Index);
         }
@@ -154,25 +139,16 @@ fn parse_level(text: &str) -> Result<u8, TilePathError> {
 }
 
 fn parse_partial(text: &str) -> Result<TileWidth, TilePathError> {
-    let width = decimal(text)
-        .and_then(TileWidth::new)
-        .filter(|width| !width.is_full());
+    let width = decimal(text).and_then(TileWidth::new).filter(|width| !width.is_full());
     width.ok_or(TilePathError::Width)
 }
 
 /// A decimal number of at most three digits, without sign or leading zeros.
 fn decimal(text: &str) -> Option<u16> {
-    if text.is_empty()
-        || text.len() > 3
-        || !is_digits(text)
-        || (text.len() > 1 && text.starts_with('0'))
-    {
+    if text.is_empty() || text.len() > 3 || !is_digits(text) || (text.len() > 1 && text.starts_with('0')) {
         return None;
     }
-    Some(
-        text.bytes()
-            .fold(0, |value, digit| value * 10 + u16::from(digit - b'0')),
-    )
+    Some(text.bytes().fold(0, |value, digit| value * 10 + u16::from(digit - b'0')))
 }
 
 fn is_digits(text: &str) -> bool {

@@ -49,16 +49,10 @@ fn paths_are_written_and_read_as_c2sp_does() {
         (tile(1, 1_234_067, 256), "tile/1/x001/x234/067"),
         (tile(2, 1_234_067, 17), "tile/2/x001/x234/067.p/17"),
         (tile(7, 0, 255), "tile/7/000.p/255"),
-        (
-            tile(0, (1 << 56) - 1, 255),
-            "tile/0/x072/x057/x594/x037/x927/935.p/255",
-        ),
+        (tile(0, (1 << 56) - 1, 255), "tile/0/x072/x057/x594/x037/x927/935.p/255"),
         (bundle(0, 256), "tile/entries/000"),
         (bundle(1_000_000, 9), "tile/entries/x001/x000/000.p/9"),
-        (
-            bundle((1 << 56) - 1, 255),
-            "tile/entries/x072/x057/x594/x037/x927/935.p/255",
-        ),
+        (bundle((1 << 56) - 1, 255), "tile/entries/x072/x057/x594/x037/x927/935.p/255"),
     ] {
         assert_eq!(path.to_string(), text);
         assert_eq!(TilePath::parse(text), Ok(path), "{text}");
@@ -157,37 +151,21 @@ fn coordinates_that_no_tree_has_are_refused() {
         (63, 0, 1),
         (255, 0, 1),
     ] {
-        assert_eq!(
-            TileId::new(level, index, width(of)),
-            None,
-            "{level} {index} {of}"
-        );
+        assert_eq!(TileId::new(level, index, width(of)), None, "{level} {index} {of}");
     }
     assert_eq!(BundleId::new(last - 1, TileWidth::FULL), None);
     assert_eq!(BundleId::new(u64::MAX, width(1)), None);
     assert_eq!(
         TilePath::parse("tile/63/000"),
-        Err(TilePathError::BeyondAnyTree {
-            level: 63,
-            index: 0,
-            width: TileWidth::FULL
-        })
+        Err(TilePathError::BeyondAnyTree { level: 63, index: 0, width: TileWidth::FULL })
     );
     assert_eq!(
         TilePath::parse("tile/8/000.p/1"),
-        Err(TilePathError::BeyondAnyTree {
-            level: 8,
-            index: 0,
-            width: width(1)
-        })
+        Err(TilePathError::BeyondAnyTree { level: 8, index: 0, width: width(1) })
     );
     assert_eq!(
         TilePath::parse("tile/entries/x072/x057/x594/x037/x927/935"),
-        Err(TilePathError::BeyondAnyTree {
-            level: 0,
-            index: last - 1,
-            width: TileWidth::FULL
-        })
+        Err(TilePathError::BeyondAnyTree { level: 0, index: last - 1, width: TileWidth::FULL })
     );
     assert_eq!((TileWidth::new(0), TileWidth::new(257)), (None, None));
 }
@@ -198,30 +176,16 @@ fn tlog_tiles_names_the_same_tiles_of_every_size() {
     sizes.extend([65_535, 65_536, 65_537, 70_000, 131_072, 131_329]);
     for count in sizes {
         let ours: Vec<TileId> = tiles(size(count)).collect();
-        let theirs: Vec<String> = tlog_tiles::Tile::new_tiles(8, 0, count)
-            .iter()
-            .map(their_path)
-            .collect();
-        let paths: Vec<String> = ours
-            .iter()
-            .map(|tile| TilePath::Tile(*tile).to_string())
-            .collect();
+        let theirs: Vec<String> = tlog_tiles::Tile::new_tiles(8, 0, count).iter().map(their_path).collect();
+        let paths: Vec<String> = ours.iter().map(|tile| TilePath::Tile(*tile).to_string()).collect();
         assert_eq!(paths, theirs, "size {count}");
         for (tile, path) in ours.iter().zip(&paths) {
             assert_eq!(TilePath::parse(path), Ok(TilePath::Tile(*tile)));
-            assert_eq!(
-                TileId::new(tile.level(), tile.index(), tile.width()),
-                Some(*tile)
-            );
-            assert_eq!(
-                TileId::at(tile.level(), tile.index(), tile.end()),
-                Some(*tile)
-            );
+            assert_eq!(TileId::new(tile.level(), tile.index(), tile.width()), Some(*tile));
+            assert_eq!(TileId::at(tile.level(), tile.index(), tile.end()), Some(*tile));
             assert!(tile.end() <= size(count));
         }
-        let bundles: Vec<String> = bundles(size(count))
-            .map(|bundle| TilePath::Bundle(bundle).to_string())
-            .collect();
+        let bundles: Vec<String> = bundles(size(count)).map(|bundle| TilePath::Bundle(bundle).to_string()).collect();
         let lowest: Vec<String> = theirs
             .iter()
             .filter_map(|path| path.strip_prefix("tile/0/"))
@@ -282,13 +246,7 @@ fn tlog_tiles_makes_the_same_bytes_and_the_same_hashes_of_them() {
     for tile in tiles(size(count)) {
         let hashes: Vec<Hash> = tile.nodes().map(|node| nodes[&node]).collect();
         let bytes = encode_tile(&hashes).unwrap();
-        let theirs = tlog_tiles::Tile::new(
-            8,
-            tile.level(),
-            tile.index(),
-            tile.width().get().into(),
-            false,
-        );
+        let theirs = tlog_tiles::Tile::new(8, tile.level(), tile.index(), tile.width().get().into(), false);
         assert_eq!(theirs.read_data(&Indexed(&nodes)).unwrap(), bytes);
         assert_eq!(decode_tile(tile.width(), &bytes), Ok(hashes.clone()));
         contents.insert(tile, (theirs, hashes, bytes));
@@ -298,11 +256,7 @@ fn tlog_tiles_makes_the_same_bytes_and_the_same_hashes_of_them() {
         let (theirs, hashes, bytes) = &contents[&slot.tile(size(count)).unwrap()];
         assert_eq!(slot.hash(hashes), Some(*hash), "{node}");
         let index = tlog_tiles::stored_hash_index(node.level(), node.index());
-        assert_eq!(
-            theirs.hash_at_index(bytes, index).unwrap().0,
-            *hash.as_bytes(),
-            "{node}"
-        );
+        assert_eq!(theirs.hash_at_index(bytes, index).unwrap().0, *hash.as_bytes(), "{node}");
         assert_eq!(slot.count() == 1, node.level() % 8 == 0);
     }
     for tile in tiles(size(count)).filter(|tile| tile.width().is_full()) {
@@ -327,12 +281,8 @@ fn a_root_follows_from_tiles_alone() {
     let nodes = nodes_of(700);
     let mut range = CompactRange::new();
     for count in 0..=700 {
-        let of_size =
-            tiles(size(count)).map(|tile| (tile, tile.nodes().map(|n| nodes[&n]).collect()));
-        assert_eq!(
-            root_at(size(count), &Tiles(of_size.collect(), size(count))),
-            Ok(range.root())
-        );
+        let of_size = tiles(size(count)).map(|tile| (tile, tile.nodes().map(|n| nodes[&n]).collect()));
+        assert_eq!(root_at(size(count), &Tiles(of_size.collect(), size(count))), Ok(range.root()));
         range.append(leaf_hash(&u64::to_be_bytes(count)));
     }
 }
@@ -340,25 +290,16 @@ fn a_root_follows_from_tiles_alone() {
 #[test]
 fn a_slot_is_in_the_tree_only_when_its_node_is_complete() {
     let slot = TileSlot::of(Node::new(10, 77).unwrap());
-    assert_eq!(
-        (slot.level(), slot.index(), slot.offset(), slot.count()),
-        (1, 1, 52, 4)
-    );
+    assert_eq!((slot.level(), slot.index(), slot.offset(), slot.count()), (1, 1, 52, 4));
     let end = 78 << 10;
     assert_eq!(slot.tile(size(end - 1)), None);
     assert_eq!(slot.tile(size(end)), TileId::new(1, 1, width(56)));
     assert_eq!(slot.hash(&[leaf_hash(b""); 55]), None);
 
     let last = TileSlot::of(Node::new(0, u64::MAX - 1).unwrap());
-    assert_eq!(
-        last.tile(size(u64::MAX)),
-        TileId::new(0, (1 << 56) - 1, width(255))
-    );
+    assert_eq!(last.tile(size(u64::MAX)), TileId::new(0, (1 << 56) - 1, width(255)));
     let highest = TileSlot::of(Node::new(63, 0).unwrap());
-    assert_eq!(
-        (highest.level(), highest.offset(), highest.count()),
-        (7, 0, 128)
-    );
+    assert_eq!((highest.level(), highest.offset(), highest.count()), (7, 0, 128));
     assert_eq!(highest.tile(size(u64::MAX)), TileId::new(7, 0, width(255)));
 }
 
@@ -368,24 +309,11 @@ fn the_largest_tree_has_tiles() {
     assert_eq!(tiles(all).next(), TileId::new(0, 0, TileWidth::FULL));
     assert_eq!(bundles(all).next(), BundleId::new(0, TileWidth::FULL));
     let last = TileId::at(0, (1 << 56) - 1, all).unwrap();
-    assert_eq!(
-        (last.width().get(), last.end(), last.nodes().count()),
-        (255, all, 255)
-    );
-    for (level, index) in [
-        (0, 1 << 56),
-        (0, u64::MAX),
-        (7, 1),
-        (8, 0),
-        (63, 0),
-        (255, 0),
-    ] {
+    assert_eq!((last.width().get(), last.end(), last.nodes().count()), (255, all, 255));
+    for (level, index) in [(0, 1 << 56), (0, u64::MAX), (7, 1), (8, 0), (63, 0), (255, 0)] {
         assert_eq!(TileId::at(level, index, all), None);
     }
-    assert_eq!(
-        BundleId::at((1 << 56) - 1, all).map(BundleId::end),
-        Some(all)
-    );
+    assert_eq!(BundleId::at((1 << 56) - 1, all).map(BundleId::end), Some(all));
     assert_eq!(BundleId::at(1 << 56, all), None);
 }
 
@@ -401,59 +329,30 @@ fn a_bundle_holds_the_records_of_its_leaves() {
     assert_eq!(holding(300, 300), None);
     assert_eq!(holding(0, 0), None);
     assert_eq!(holding(u64::MAX, u64::MAX), None);
-    assert_eq!(
-        (second.first_leaf(), second.end()),
-        (LeafIndex::new(256), size(300))
-    );
+    assert_eq!((second.first_leaf(), second.end()), (LeafIndex::new(256), size(300)));
 }
 
 #[test]
 fn subtrees_are_joined_only_when_complete() {
-    let hashes: Vec<Hash> = (0..=256_u16)
-        .map(|at| leaf_hash(&at.to_be_bytes()))
-        .collect();
+    let hashes: Vec<Hash> = (0..=256_u16).map(|at| leaf_hash(&at.to_be_bytes())).collect();
     for count in 0..hashes.len() {
         let complete = count.is_power_of_two();
-        assert_eq!(
-            subtree_hash(&hashes[..count]).is_some(),
-            complete,
-            "{count}"
-        );
+        assert_eq!(subtree_hash(&hashes[..count]).is_some(), complete, "{count}");
     }
     assert_eq!(subtree_hash(&hashes[..1]), Some(hashes[0]));
-    assert_eq!(
-        subtree_hash(&hashes[..2]),
-        Some(node_hash(&hashes[0], &hashes[1]))
-    );
-    assert_eq!(
-        subtree_hash(&[hashes.clone(), hashes[..255].to_vec()].concat()),
-        None
-    );
+    assert_eq!(subtree_hash(&hashes[..2]), Some(node_hash(&hashes[0], &hashes[1])));
+    assert_eq!(subtree_hash(&[hashes.clone(), hashes[..255].to_vec()].concat()), None);
 }
 
 #[test]
 fn a_tile_has_exactly_its_width_of_hashes() {
     let hash = leaf_hash(b"");
     for count in [0, 257] {
-        assert_eq!(
-            encode_tile(&vec![hash; count]),
-            Err(EncodeError::WrongCount { count })
-        );
+        assert_eq!(encode_tile(&vec![hash; count]), Err(EncodeError::WrongCount { count }));
     }
-    for (of, found) in [
-        (1, 0),
-        (1, 31),
-        (1, 33),
-        (1, 64),
-        (2, 32),
-        (256, 8191),
-        (256, 8193),
-    ] {
+    for (of, found) in [(1, 0), (1, 31), (1, 33), (1, 64), (2, 32), (256, 8191), (256, 8193)] {
         let expected = usize::from(of) * 32;
-        assert_eq!(
-            decode_tile(width(of), &vec![0; found]),
-            Err(DecodeError::WrongLength { expected, found })
-        );
+        assert_eq!(decode_tile(width(of), &vec![0; found]), Err(DecodeError::WrongLength { expected, found }));
     }
 }
 
@@ -486,39 +385,15 @@ fn a_bundle_cut_or_extended_anywhere_is_refused() {
             "{cut}"
         );
     }
-    assert_eq!(
-        EntryBundle::decode(width(2), &bytes),
-        Err(DecodeError::TrailingBytes { count: 5 })
-    );
-    assert_eq!(
-        EntryBundle::decode(width(4), &bytes),
-        Err(DecodeError::Truncated {
-            position: 3,
-            offset: bytes.len()
-        })
-    );
+    assert_eq!(EntryBundle::decode(width(2), &bytes), Err(DecodeError::TrailingBytes { count: 5 }));
+    assert_eq!(EntryBundle::decode(width(4), &bytes), Err(DecodeError::Truncated { position: 3, offset: bytes.len() }));
     let extended = [&bytes[..], &[0]].concat();
-    assert_eq!(
-        EntryBundle::decode(width(3), &extended),
-        Err(DecodeError::TrailingBytes { count: 1 })
-    );
+    assert_eq!(EntryBundle::decode(width(3), &extended), Err(DecodeError::TrailingBytes { count: 1 }));
 }
 
 #[test]
 fn a_bundle_of_no_or_too_many_or_too_long_records_is_not_written() {
-    assert_eq!(
-        encode_bundle([""; 0]),
-        Err(EncodeError::WrongCount { count: 0 })
-    );
-    assert_eq!(
-        encode_bundle([""; 257]),
-        Err(EncodeError::WrongCount { count: 257 })
-    );
-    assert_eq!(
-        encode_bundle([&[][..], &[0; 65_536]]),
-        Err(EncodeError::RecordTooLong {
-            position: 1,
-            len: 65_536
-        })
-    );
+    assert_eq!(encode_bundle([""; 0]), Err(EncodeError::WrongCount { count: 0 }));
+    assert_eq!(encode_bundle([""; 257]), Err(EncodeError::WrongCount { count: 257 }));
+    assert_eq!(encode_bundle([&[][..], &[0; 65_536]]), Err(EncodeError::RecordTooLong { position: 1, len: 65_536 }));
 }

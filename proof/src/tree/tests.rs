@@ -50,12 +50,7 @@ impl Stored {
             roots.push(range.root());
             leaves.push(leaf);
         }
-        Self {
-            nodes,
-            roots,
-            leaves,
-            reads: Cell::new(0),
-        }
+        Self { nodes, roots, leaves, reads: Cell::new(0) }
     }
 
     fn root(&self, size: u64) -> &Hash {
@@ -73,10 +68,7 @@ impl NodeReader for Stored {
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<Hash>, Node> {
         assert!(!nodes.is_empty() && nodes.len() <= 128);
         self.reads.set(self.reads.get() + 1);
-        nodes
-            .iter()
-            .map(|node| self.nodes.get(node).copied().ok_or(*node))
-            .collect()
+        nodes.iter().map(|node| self.nodes.get(node).copied().ok_or(*node)).collect()
     }
 }
 
@@ -97,10 +89,7 @@ impl NodeReader for Repeated {
     type Error = Infallible;
 
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<Hash>, Infallible> {
-        Ok(nodes
-            .iter()
-            .map(|node| self.0[usize::from(node.level())])
-            .collect())
+        Ok(nodes.iter().map(|node| self.0[usize::from(node.level())]).collect())
     }
 }
 
@@ -171,10 +160,7 @@ fn roots_of_the_certificate_transparency_test_tree() {
         "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     ];
     let mut range = CompactRange::new();
-    assert_eq!(
-        range.root().to_string(),
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    );
+    assert_eq!(range.root().to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     for (record, root) in records.into_iter().zip(roots) {
         range.append(leaf_hash(record));
         assert_eq!(range.root().to_string(), root, "size {}", range.size());
@@ -188,20 +174,9 @@ fn roots_and_peaks_of_every_size_follow_the_definition() {
     for count in 0..=EXHAUSTIVE {
         let leaves = &stored.leaves[..usize::try_from(count).unwrap()];
         assert_eq!(root_by_definition(leaves), range.root(), "size {count}");
-        assert_eq!(
-            root_at(size(count), &stored),
-            Ok(range.root()),
-            "size {count}"
-        );
-        assert_eq!(
-            peaks_at(size(count), &stored).unwrap(),
-            range.peaks(),
-            "size {count}"
-        );
-        assert_eq!(
-            CompactRange::from_peaks(size(count), range.peaks().to_vec()).as_ref(),
-            Ok(&range)
-        );
+        assert_eq!(root_at(size(count), &stored), Ok(range.root()), "size {count}");
+        assert_eq!(peaks_at(size(count), &stored).unwrap(), range.peaks(), "size {count}");
+        assert_eq!(CompactRange::from_peaks(size(count), range.peaks().to_vec()).as_ref(), Ok(&range));
         for node in peak_nodes(size(count)) {
             assert!(node.end() <= size(count));
         }
@@ -240,22 +215,12 @@ fn every_inclusion_proof_verifies_and_no_forgery_does() {
             let verify = |leaf: &Hash, at: u64, proof: &[Hash], root: &Hash| {
                 verify_inclusion(leaf, index(at), size(count), proof, root)
             };
-            assert_eq!(
-                verify(leaf, at, &proof, root),
-                Ok(()),
-                "leaf {at} of {count}"
-            );
+            assert_eq!(verify(leaf, at, &proof, root), Ok(()), "leaf {at} of {count}");
             for forged in forgeries(&proof, at + count) {
-                assert!(
-                    verify(leaf, at, &forged, root).is_err(),
-                    "leaf {at} of {count}"
-                );
+                assert!(verify(leaf, at, &forged, root).is_err(), "leaf {at} of {count}");
             }
             for other in [at ^ 1, at + 1, count - 1 - at, count] {
-                assert!(
-                    other == at || verify(leaf, other, &proof, root).is_err(),
-                    "leaf {at} as {other} of {count}"
-                );
+                assert!(other == at || verify(leaf, other, &proof, root).is_err(), "leaf {at} as {other} of {count}");
             }
             assert!(verify(&flipped(leaf), at, &proof, root).is_err());
             assert!(verify(leaf, at, &proof, &flipped(root)).is_err());
@@ -274,22 +239,12 @@ fn every_consistency_proof_verifies_and_no_forgery_does() {
             let verify = |old: u64, old_root: &Hash, proof: &[Hash], new_root: &Hash| {
                 verify_consistency(size(old), old_root, size(new), new_root, proof)
             };
-            assert_eq!(
-                verify(old, old_root, &proof, new_root),
-                Ok(()),
-                "{old} to {new}"
-            );
+            assert_eq!(verify(old, old_root, &proof, new_root), Ok(()), "{old} to {new}");
             for forged in forgeries(&proof, old + new) {
-                assert!(
-                    verify(old, old_root, &forged, new_root).is_err(),
-                    "{old} to {new}"
-                );
+                assert!(verify(old, old_root, &forged, new_root).is_err(), "{old} to {new}");
             }
             for other in [0, old - 1, old + 1, new + 1] {
-                assert!(
-                    verify(other, old_root, &proof, new_root).is_err(),
-                    "{old} as {other}"
-                );
+                assert!(verify(other, old_root, &proof, new_root).is_err(), "{old} as {other}");
             }
             assert!(verify(old, &flipped(old_root), &proof, new_root).is_err());
             assert!(verify(old, old_root, &proof, &flipped(new_root)).is_err());
@@ -313,38 +268,17 @@ fn a_proof_is_one_read_and_an_empty_proof_none() {
 
 #[test]
 fn plans_name_the_nodes_from_the_bottom_up() {
-    let plan = |nodes: &[(u8, u64)]| {
-        Some(
-            nodes
-                .iter()
-                .map(|(level, at)| Node::new(*level, *at).unwrap())
-                .collect::<Vec<_>>(),
-        )
-    };
+    let plan =
+        |nodes: &[(u8, u64)]| Some(nodes.iter().map(|(level, at)| Node::new(*level, *at).unwrap()).collect::<Vec<_>>());
     // RFC 6962 2.1.3: the paths of leaves 0, 3, 4 and 6, and the proofs from 3, 4 and 6 to 7.
     let seven = size(7);
-    assert_eq!(
-        inclusion_nodes(index(0), seven),
-        plan(&[(0, 1), (1, 1), (1, 2), (0, 6)])
-    );
-    assert_eq!(
-        inclusion_nodes(index(3), seven),
-        plan(&[(0, 2), (1, 0), (1, 2), (0, 6)])
-    );
-    assert_eq!(
-        inclusion_nodes(index(4), seven),
-        plan(&[(0, 5), (0, 6), (2, 0)])
-    );
+    assert_eq!(inclusion_nodes(index(0), seven), plan(&[(0, 1), (1, 1), (1, 2), (0, 6)]));
+    assert_eq!(inclusion_nodes(index(3), seven), plan(&[(0, 2), (1, 0), (1, 2), (0, 6)]));
+    assert_eq!(inclusion_nodes(index(4), seven), plan(&[(0, 5), (0, 6), (2, 0)]));
     assert_eq!(inclusion_nodes(index(6), seven), plan(&[(1, 2), (2, 0)]));
-    assert_eq!(
-        consistency_nodes(size(3), seven),
-        plan(&[(0, 2), (0, 3), (1, 0), (1, 2), (0, 6)])
-    );
+    assert_eq!(consistency_nodes(size(3), seven), plan(&[(0, 2), (0, 3), (1, 0), (1, 2), (0, 6)]));
     assert_eq!(consistency_nodes(size(4), seven), plan(&[(1, 2), (0, 6)]));
-    assert_eq!(
-        consistency_nodes(size(6), seven),
-        plan(&[(1, 2), (0, 6), (2, 0)])
-    );
+    assert_eq!(consistency_nodes(size(6), seven), plan(&[(1, 2), (0, 6), (2, 0)]));
     assert_eq!(inclusion_nodes(index(7), seven), None);
     assert_eq!(consistency_nodes(size(0), seven), None);
     assert_eq!(consistency_nodes(size(8), seven), None);
@@ -355,25 +289,16 @@ fn a_prover_refuses_what_no_tree_has_and_a_reader_that_fails() {
     let stored = Stored::new(6);
     assert_eq!(
         prove_inclusion(index(5), size(5), &stored),
-        Err(ProveError::LeafBeyondSize {
-            index: index(5),
-            size: size(5)
-        })
+        Err(ProveError::LeafBeyondSize { index: index(5), size: size(5) })
     );
     for (old, new) in [(0, 5), (6, 5), (0, 0)] {
         assert_eq!(
             prove_consistency(size(old), size(new), &stored),
-            Err(ProveError::BadSizes {
-                old: size(old),
-                new: size(new)
-            })
+            Err(ProveError::BadSizes { old: size(old), new: size(new) })
         );
     }
     let missing = Node::new(0, 6).unwrap();
-    assert_eq!(
-        prove_inclusion(index(0), size(7), &stored),
-        Err(ProveError::Read(missing))
-    );
+    assert_eq!(prove_inclusion(index(0), size(7), &stored), Err(ProveError::Read(missing)));
     for found in [0, 3, 5] {
         assert_eq!(
             prove_inclusion(index(0), size(7), &Miscounting(found)),
@@ -387,74 +312,23 @@ fn each_refusal_says_why() {
     let stored = Stored::new(7);
     let (leaf, root) = (stored.leaf(2), stored.root(7));
     let proof = prove_inclusion(index(2), size(7), &stored).unwrap();
-    let inclusion =
-        |at: u64, of: u64, proof: &[Hash]| verify_inclusion(leaf, index(at), size(of), proof, root);
-    assert_eq!(
-        inclusion(7, 7, &proof),
-        Err(ProofError::IndexBeyondSize {
-            index: index(7),
-            size: size(7)
-        })
-    );
-    assert_eq!(
-        inclusion(0, 0, &[]),
-        Err(ProofError::IndexBeyondSize {
-            index: index(0),
-            size: size(0)
-        })
-    );
-    assert_eq!(
-        inclusion(2, 7, &proof[1..]),
-        Err(ProofError::WrongLength {
-            expected: 3,
-            found: 2
-        })
-    );
-    assert!(
-        matches!(inclusion(3, 7, &proof), Err(ProofError::RootMismatch { given, .. }) if given == *root)
-    );
+    let inclusion = |at: u64, of: u64, proof: &[Hash]| verify_inclusion(leaf, index(at), size(of), proof, root);
+    assert_eq!(inclusion(7, 7, &proof), Err(ProofError::IndexBeyondSize { index: index(7), size: size(7) }));
+    assert_eq!(inclusion(0, 0, &[]), Err(ProofError::IndexBeyondSize { index: index(0), size: size(0) }));
+    assert_eq!(inclusion(2, 7, &proof[1..]), Err(ProofError::WrongLength { expected: 3, found: 2 }));
+    assert!(matches!(inclusion(3, 7, &proof), Err(ProofError::RootMismatch { given, .. }) if given == *root));
 
     let old_root = stored.root(5);
     let proof = prove_consistency(size(5), size(7), &stored).unwrap();
     let consistency = |old: u64, old_root: &Hash, new: u64, proof: &[Hash]| {
         verify_consistency(size(old), old_root, size(new), root, proof)
     };
-    assert_eq!(
-        consistency(0, &empty_root(), 7, &[]),
-        Err(ProofError::OldSizeZero)
-    );
-    assert_eq!(
-        consistency(0, &empty_root(), 0, &[]),
-        Err(ProofError::OldSizeZero)
-    );
-    assert_eq!(
-        consistency(8, old_root, 7, &proof),
-        Err(ProofError::SizesReversed {
-            old: size(8),
-            new: size(7)
-        })
-    );
-    assert_eq!(
-        consistency(7, root, 7, &proof),
-        Err(ProofError::WrongLength {
-            expected: 0,
-            found: proof.len()
-        })
-    );
-    assert_eq!(
-        consistency(7, old_root, 7, &[]),
-        Err(ProofError::RootMismatch {
-            given: *root,
-            computed: *old_root
-        })
-    );
-    assert_eq!(
-        consistency(5, root, 7, &proof),
-        Err(ProofError::OldRootMismatch {
-            given: *root,
-            computed: *old_root
-        })
-    );
+    assert_eq!(consistency(0, &empty_root(), 7, &[]), Err(ProofError::OldSizeZero));
+    assert_eq!(consistency(0, &empty_root(), 0, &[]), Err(ProofError::OldSizeZero));
+    assert_eq!(consistency(8, old_root, 7, &proof), Err(ProofError::SizesReversed { old: size(8), new: size(7) }));
+    assert_eq!(consistency(7, root, 7, &proof), Err(ProofError::WrongLength { expected: 0, found: proof.len() }));
+    assert_eq!(consistency(7, old_root, 7, &[]), Err(ProofError::RootMismatch { given: *root, computed: *old_root }));
+    assert_eq!(consistency(5, root, 7, &proof), Err(ProofError::OldRootMismatch { given: *root, computed: *old_root }));
 }
 
 #[test]
@@ -462,29 +336,12 @@ fn the_largest_trees_are_proved_and_verified() {
     let leaf = leaf_hash(b"again");
     let reader = Repeated::new(leaf);
     let high = 1 << 63;
-    let sizes = [
-        1,
-        2,
-        3,
-        high / 2 + 1,
-        high - 2,
-        high - 1,
-        high,
-        high + 1,
-        high + 2,
-        u64::MAX - 1,
-        u64::MAX,
-    ];
+    let sizes = [1, 2, 3, high / 2 + 1, high - 2, high - 1, high, high + 1, high + 2, u64::MAX - 1, u64::MAX];
     for new in sizes {
         let new_root = root_at(size(new), &reader).unwrap();
-        for at in sizes
-            .into_iter()
-            .flat_map(|other| [other - 1, other])
-            .filter(|at| *at < new)
-        {
+        for at in sizes.into_iter().flat_map(|other| [other - 1, other]).filter(|at| *at < new) {
             let proof = prove_inclusion(index(at), size(new), &reader).unwrap();
-            let verify =
-                |proof: &[Hash]| verify_inclusion(&leaf, index(at), size(new), proof, &new_root);
+            let verify = |proof: &[Hash]| verify_inclusion(&leaf, index(at), size(new), proof, &new_root);
             assert_eq!(verify(&proof), Ok(()), "leaf {at} of {new}");
             assert!(verify(&[&proof[..], &[leaf]].concat()).is_err());
             assert!(proof.is_empty() || verify(&proof[1..]).is_err());
@@ -492,9 +349,7 @@ fn the_largest_trees_are_proved_and_verified() {
         for old in sizes.into_iter().filter(|old| *old <= new) {
             let old_root = root_at(size(old), &reader).unwrap();
             let proof = prove_consistency(size(old), size(new), &reader).unwrap();
-            let verify = |proof: &[Hash]| {
-                verify_consistency(size(old), &old_root, size(new), &new_root, proof)
-            };
+            let verify = |proof: &[Hash]| verify_consistency(size(old), &old_root, size(new), &new_root, proof);
             assert_eq!(verify(&proof), Ok(()), "{old} to {new}");
             assert!(verify(&[&proof[..], &[leaf]].concat()).is_err());
             assert!(proof.is_empty() || verify(&proof[1..]).is_err());
@@ -526,8 +381,7 @@ fn a_range_grows_up_to_the_last_size() {
     let leaf = leaf_hash(b"again");
     let reader = Repeated::new(leaf);
     for start in [(1 << 63) - 2, u64::MAX - 2] {
-        let mut range =
-            CompactRange::from_peaks(size(start), peaks_at(size(start), &reader).unwrap()).unwrap();
+        let mut range = CompactRange::from_peaks(size(start), peaks_at(size(start), &reader).unwrap()).unwrap();
         for grown in [start + 1, start + 2] {
             range.append_observed(leaf, &mut |node, hash| {
                 assert_eq!(node.end(), size(grown));
@@ -543,9 +397,7 @@ fn a_range_grows_up_to_the_last_size() {
 #[should_panic(expected = "at most 2^64 - 1 leaves")]
 fn a_range_does_not_grow_past_the_last_size() {
     let peaks = vec![Hash::new([0; 32]); 64];
-    CompactRange::from_peaks(size(u64::MAX), peaks)
-        .unwrap()
-        .append(leaf_hash(b""));
+    CompactRange::from_peaks(size(u64::MAX), peaks).unwrap().append(leaf_hash(b""));
 }
 
 #[test]
@@ -554,11 +406,7 @@ fn a_range_needs_one_peak_for_each_bit() {
     for (of, found, expected) in [(0, 1, 0), (5, 1, 2), (5, 3, 2), (u64::MAX, 65, 64)] {
         assert_eq!(
             CompactRange::from_peaks(size(of), vec![hash; found]),
-            Err(WrongPeaks {
-                size: size(of),
-                expected,
-                found
-            })
+            Err(WrongPeaks { size: size(of), expected, found })
         );
     }
 }
@@ -577,14 +425,7 @@ fn ranges_are_equal_by_size_and_peaks_only() {
 
 #[test]
 fn nodes_end_at_a_size() {
-    for (level, at) in [
-        (64, 0),
-        (255, 0),
-        (63, 1),
-        (62, 3),
-        (1, u64::MAX >> 1),
-        (0, u64::MAX),
-    ] {
+    for (level, at) in [(64, 0), (255, 0), (63, 1), (62, 3), (1, u64::MAX >> 1), (0, u64::MAX)] {
         assert_eq!(Node::new(level, at), None, "node {at} of level {level}");
     }
     let last = Node::new(0, u64::MAX - 1).unwrap();
@@ -610,13 +451,7 @@ fn hash_texts_are_read_only_as_they_are_written() {
     let hex = hash.to_string();
     assert_eq!(format!("{hash:?}"), hex);
     assert_eq!(Hash::from_hex(&hex), Some(hash));
-    for text in [
-        "",
-        &hex[1..],
-        &format!("{hex}0"),
-        &format!("{hex}00"),
-        &hex.to_uppercase(),
-    ] {
+    for text in ["", &hex[1..], &format!("{hex}0"), &format!("{hex}00"), &hex.to_uppercase()] {
         assert_eq!(Hash::from_hex(text), None, "{text}");
     }
     assert_eq!(Hash::from_hex(&hex.replacen(|_: char| true, "g", 1)), None);

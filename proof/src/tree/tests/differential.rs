@@ -46,25 +46,16 @@ fn ct_merkle_makes_the_same_roots_and_proofs() {
         for at in 0..count {
             let ours = prove_inclusion(index(at), size(count), &stored).unwrap();
             let their_proof = theirs.prove_inclusion(usize::try_from(at).unwrap());
-            assert_eq!(
-                their_proof.as_bytes(),
-                concatenated(&ours),
-                "leaf {at} of {count}"
-            );
+            assert_eq!(their_proof.as_bytes(), concatenated(&ours), "leaf {at} of {count}");
             let ours = InclusionProof::try_from_bytes(concatenated(&ours)).unwrap();
             root.verify_inclusion(&record(at), at, &ours).unwrap();
         }
         for old in 1..=count {
             let ours = prove_consistency(size(old), size(count), &stored).unwrap();
             let their_proof = theirs.prove_consistency(usize::try_from(count - old).unwrap());
-            assert_eq!(
-                their_proof.as_bytes(),
-                concatenated(&ours),
-                "{old} to {count}"
-            );
+            assert_eq!(their_proof.as_bytes(), concatenated(&ours), "{old} to {count}");
             let ours = ConsistencyProof::try_from_bytes(concatenated(&ours)).unwrap();
-            root.verify_consistency(&roots[usize::try_from(old - 1).unwrap()], &ours)
-                .unwrap();
+            root.verify_consistency(&roots[usize::try_from(old - 1).unwrap()], &ours).unwrap();
         }
     }
 }
@@ -74,19 +65,13 @@ fn rs_merkle_makes_the_same_roots_and_inclusion_proofs() {
     let stored = Stored::new(SIZES);
     let leaves: Vec<[u8; 32]> = stored.leaves.iter().map(|leaf| *leaf.as_bytes()).collect();
     for count in 1..=SIZES {
-        let theirs = rs_merkle::MerkleTree::<Rfc6962>::from_leaves(
-            &leaves[..usize::try_from(count).unwrap()],
-        );
+        let theirs = rs_merkle::MerkleTree::<Rfc6962>::from_leaves(&leaves[..usize::try_from(count).unwrap()]);
         assert_eq!(theirs.root().as_ref(), Some(stored.root(count).as_bytes()));
         // Asking rs_merkle for one proof copies its whole tree.
         for at in (0..count).step_by(if count < 70 { 1 } else { 7 }) {
             let ours = prove_inclusion(index(at), size(count), &stored).unwrap();
             let their_proof = theirs.proof(&[usize::try_from(at).unwrap()]);
-            assert_eq!(
-                their_proof.proof_hashes().concat(),
-                concatenated(&ours),
-                "{at} of {count}"
-            );
+            assert_eq!(their_proof.proof_hashes().concat(), concatenated(&ours), "{at} of {count}");
         }
     }
 }
@@ -118,10 +103,7 @@ fn tlog_tiles_makes_the_same_roots_and_proofs_from_our_nodes() {
             let theirs: Vec<Hash> = plain(tlog_tiles::prove_record(count, at, &reader).unwrap());
             assert_eq!(prove_inclusion(index(at), size(count), &stored), Ok(theirs));
             let theirs: Vec<Hash> = plain(tlog_tiles::prove_tree(count, at + 1, &reader).unwrap());
-            assert_eq!(
-                prove_consistency(size(at + 1), size(count), &stored),
-                Ok(theirs)
-            );
+            assert_eq!(prove_consistency(size(at + 1), size(count), &stored), Ok(theirs));
         }
     }
 }

@@ -1,0 +1,196 @@
+//! A log's directory: where each file lies (DETAILS.md), and which segments are there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{Access, Disk, DiskFile, TEMPORARY, read_up_to};
+use crate::error::LogError;
+use crate::number::{Alignment, BlockHeight, SegmentNumber};
+use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
+
+/// The paths of a log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogDirectory(PathBuf);
+
+impl LogDirectory {
+    /// A log at this path, whether it exists or not.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A copy of what genesis says, for people; derived.
+    pub fn description(&self) -> PathBuf {
+        self.0.join("log.toml")
+    }
+
+    /// Frames, payloads and tile sidecars.
+    pub fn segments(&self) -> PathBuf {
+        self.0.join("segments")
+    }
+
+    /// A file of a segment.
+    pub fn segment_file(&self, file: SegmentFile) -> PathBuf {
+        self.segments().join(file.name())
+    }
+
+    /// Vote, incarnation, clean mark.
+    pub fn hard_state(&self) -> PathBuf {
+        self.0.join("hard-state")
+    }
+
+    /// The last signed tree head.
+    pub fn signing_state(&self) -> PathBuf {
+        self.0.join("signing-state")
+    }
+
+    /// Private keys.
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys")
+    }
+
+    /// The log key.
+    pub fn log_key(&self) -> PathBuf {
+        self.keys().join("log")
+    }
+
+    /// The cosigner key.
+    pub fn cosigner_key(&self) -> PathBuf {
+        self.keys().join("cosigner")
+    }
+
+    /// The policy that proofs of this log are checked against.
+    pub fn policy(&self) -> PathBuf {
+        self.0.join("policy")
+    }
+
+    /// The latest checkpoint made here.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint")
+    }
+
+    /// The advisory lock.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+}
+
+/// The name of a segment's file as error messages give it, relative to the log's directory.
+pub fn relative(file: SegmentFile) -> String {
+    format!("segments/{}", file.name())
+}
+
+/// What lies in the `segments` directory.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// The log's frame alignment.
+    pub alignment: Alignment,
+    /// The log's block height.
+    pub height: BlockHeight,
+    /// Segment 0 up to, but not with, this one have been sealed.
+    pub sealed: SegmentNumber,
+    /// The last segment file.
+    pub last: SegmentNumber,
+    /// Payload parts per segment, ascending.
+    payloads: Vec<(SegmentNumber, PayloadPart)>,
+}
+
+impl Inventory {
+    /// Takes stock of a log's files; reads one header.
+    ///
+    /// # Errors
+    /// [`LogError::NoLog`], [`LogError::Damaged`] where a segment is missing, [`LogError::Version`].
+    pub fn take(disk: &dyn Disk, directory: &LogDirectory) -> Result<Self, LogError> {
+        let names = match disk.list(&directory.segments()) {
+            Ok(names) => names,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+                return Err(LogError::NoLog(directory.path().to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut next = SegmentNumber::new(0);
+        let mut payloads = Vec::new();
+        for name in &names {
+            match SegmentFile::parse(name) {
+                Some(SegmentFile::Frames(number)) if number == next => next = next.next(),
+                Some(SegmentFile::Frames(_)) => {
+                    let missing = relative(SegmentFile::Frames(next));
+                    return Err(LogError::damaged(missing, 0, None, "the segment file is missing; restore it from a copy"));
+                }
+                Some(SegmentFile::Payloads(number, part)) => payloads.push((number, part)),
+                Some(SegmentFile::Tiles(_)) | None => {}
+            }
+        }
+        payloads.sort_unstable();
+        let Some(last) = next.get().checked_sub(1).map(SegmentNumber::new) else {
+            return Err(LogError::NoLog(directory.path().to_owned()));
+        };
+        let mut sealed = last;
+        // The last file is never sealed: a sealed file has a successor.
+        while let Some(before) = sealed.get().checked_sub(1).map(SegmentNumber::new) {
+            let file = disk.open(&directory.segment_file(SegmentFile::Frames(before)), Access::Read)?;
+            if file.status()?.read_only {
+                break;
+            }
+            sealed = before;
+        }
+        let first = SegmentFile::Frames(SegmentNumber::new(0));
+        let file = disk.open(&directory.segment_file(first), Access::Read)?;
+        let header = read_file_header(file.as_ref(), first)?;
+        Ok(Self { alignment: header.alignment, height: header.height, sealed, last, payloads })
+    }
+
+    /// Payload parts of a segment that exist.
+    pub fn payload_parts(&self, segment: SegmentNumber) -> impl Iterator<Item = PayloadPart> + '_ {
+        self.payloads.iter().filter(move |(number, _)| *number == segment).map(|(_, part)| *part)
+    }
+
+    /// The header that a file of this log must have.
+    pub const fn header(&self, segment: SegmentNumber, part: Option<PayloadPart>) -> FileHeader {
+        FileHeader { segment, part, alignment: self.alignment, height: self.height }
+    }
+}
+
+/// Reads and checks the header of a segment or payload file against its name.
+///
+/// # Errors
+/// [`LogError::Damaged`] or [`LogError::Version`].
+pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHeader, LogError> {
+    let page = read_up_to(file, 0, PAGE_BYTES)?;
+    let header = FileHeader::decode(&page).map_err(|fault| match fault {
+        HeaderFault::Damaged => LogError::damaged(relative(name), 0, None, fault),
+        HeaderFault::UnknownVersion(_) => LogError::Version { file: relative(name), fault },
+    })?;
+    let named = match header.part {
+        None => SegmentFile::Frames(header.segment),
+        Some(part) => SegmentFile::Payloads(header.segment, part),
+    };
+    if named == name {
+        Ok(header)
+    } else {
+        let what = format!("the file says it is {}: files were swapped", named.name());
+        Err(LogError::damaged(relative(name), 0, None, what))
+    }
+}
+
+/// Deletes what an interrupted creation left behind.
+///
+/// # Errors
+/// [`crate::disk::DiskError`] of the failed call.
+pub fn remove_temporaries(disk: &dyn Disk, directory: &LogDirectory) -> Result<(), LogError> {
+    for path in [directory.path().to_owned(), directory.segments(), directory.keys()] {
+        let names = match disk.list(&path) {
+            Ok(names) => names,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for name in names.iter().filter(|name| name.ends_with(TEMPORARY)) {
+            disk.remove(&path.join(name))?;
+        }
+    }
+    Ok(())
+}

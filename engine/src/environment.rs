@@ -1,0 +1,68 @@
+//! Time and randomness, which come in as arguments so that tests and the simulator own them.
+
+use std::sync::Arc;
+
+use stele_proof::UnixMillis;
+
+use crate::disk::{Disk, RealDisk};
+
+/// The time of day; advisory, and never part of what is replicated except as a record's `ts_ms`.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> UnixMillis;
+}
+
+/// Bytes that nobody can guess.
+pub trait Entropy: Send + Sync {
+    /// Fills the buffer.
+    ///
+    /// # Errors
+    /// Where the system has no randomness to give.
+    fn fill(&self, out: &mut [u8]) -> std::io::Result<()>;
+}
+
+/// Everything the engine takes from outside.
+#[derive(Clone)]
+pub struct Environment {
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Environment {
+    /// The operating system's files, clock and randomness.
+    pub fn system() -> Self {
+        Self { disk: Arc::new(RealDisk), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+    }
+
+    /// An array of random bytes.
+    ///
+    /// # Errors
+    /// Where the system has no randomness to give.
+    pub fn random<const N: usize>(&self) -> std::io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.entropy.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> UnixMillis {
+        #[expect(clippy::disallowed_methods, reason = "this module wraps it")]
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
+        getrandom::fill(out).map_err(std::io::Error::other)
+    }
+}

@@ -1,0 +1,231 @@
+//! Hard state: what a node must never forget (Raft 5.2, DESIGN.md section 6). File `hard-state`.
+//!
+//! Content of the generation file ([`crate::generation`]):
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | vote: term |
+//! | 8 | 8 | vote: node |
+//! | 16 | 1 | vote: 1 if that node is known to lead the term |
+//! | 17 | 1 | 1 if the clean-shutdown mark is set |
+//! | 18 | 2 | number of peers |
+//! | 20 | 4 | zero |
+//! | 24 | 8 | this node |
+//! | 32 | 8 | incarnation, counted up at every start |
+//! | 40 | 8 | clean mark: group (zero where not set, as the next two) |
+//! | 48 | 8 | clean mark: segment |
+//! | 56 | 8 | clean mark: end of the log in it |
+//! | 64 | 32 each | peers: node, incarnation, term, index |
+
+use std::path::Path;
+
+use crate::disk::{Disk, DiskError};
+use crate::frame::read_u64;
+use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read};
+use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber, Term};
+
+const MAGIC: [u8; 8] = *b"STELHARD";
+const PEERS_START: usize = 64;
+const PEER_BYTES: usize = 32;
+/// Most peers that are remembered.
+pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START) / PEER_BYTES;
+
+/// A Raft vote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vote {
+    /// The term voted in.
+    pub term: Term,
+    /// For whom.
+    pub node: NodeId,
+    /// Whether that node is known to lead the term.
+    pub committed: bool,
+}
+
+/// Where the log ended when it was closed; counts only if group and end match the flush ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CleanMark {
+    /// The last flush group.
+    pub group: Group,
+    /// The open segment.
+    pub segment: SegmentNumber,
+    /// The end of the log in it.
+    pub end: Offset,
+}
+
+/// The most that a peer has been seen to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerMark {
+    /// Which peer.
+    pub node: NodeId,
+    /// Its highest incarnation seen.
+    pub incarnation: u64,
+    /// The leader's term of its highest acknowledgement seen.
+    pub term: Term,
+    /// And the index.
+    pub index: RaftIndex,
+}
+
+/// The content of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HardState {
+    /// The vote.
+    pub vote: Vote,
+    /// This node.
+    pub node: NodeId,
+    /// How often it has started.
+    pub incarnation: u64,
+    /// Set by a clean stop, cleared by a start.
+    pub clean: Option<CleanMark>,
+    /// At most [`MAX_PEERS`].
+    pub peers: Vec<PeerMark>,
+}
+
+impl HardState {
+    fn encode(&self) -> Vec<u8> {
+        assert!(self.peers.len() <= MAX_PEERS, "{} peers", self.peers.len());
+        let mut bytes = vec![0; PEERS_START];
+        bytes[0..8].copy_from_slice(&self.vote.term.get().to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.vote.node.get().to_le_bytes());
+        bytes[16] = u8::from(self.vote.committed);
+        bytes[17] = u8::from(self.clean.is_some());
+        bytes[18..20].copy_from_slice(&u16::try_from(self.peers.len()).unwrap_or(u16::MAX).to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.node.get().to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
+        if let Some(clean) = self.clean {
+            bytes[40..48].copy_from_slice(&clean.group.get().to_le_bytes());
+            bytes[48..56].copy_from_slice(&clean.segment.get().to_le_bytes());
+            bytes[56..64].copy_from_slice(&clean.end.get().to_le_bytes());
+        }
+        for peer in &self.peers {
+            for number in [peer.node.get(), peer.incarnation, peer.term.get(), peer.index.get()] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, peers) = bytes.split_at_checked(PEERS_START)?;
+        let clean = CleanMark {
+            group: Group::new(read_u64(head, 40)),
+            segment: SegmentNumber::new(read_u64(head, 48)),
+            end: Offset::new(read_u64(head, 56)),
+        };
+        let peer = |bytes: &[u8]| PeerMark {
+            node: NodeId::new(read_u64(bytes, 0)),
+            incarnation: read_u64(bytes, 8),
+            term: Term::new(read_u64(bytes, 16)),
+            index: RaftIndex::new(read_u64(bytes, 24)),
+        };
+        let state = Self {
+            vote: Vote {
+                term: Term::new(read_u64(head, 0)),
+                node: NodeId::new(read_u64(head, 8)),
+                committed: head[16] == 1,
+            },
+            node: NodeId::new(read_u64(head, 24)),
+            incarnation: read_u64(head, 32),
+            clean: (head[17] == 1).then_some(clean),
+            peers: peers.as_chunks::<PEER_BYTES>().0.iter().map(|bytes| peer(bytes)).collect(),
+        };
+        (state.peers.len() <= MAX_PEERS && state.encode() == bytes).then_some(state)
+    }
+}
+
+/// The open file.
+pub struct HardStateFile {
+    file: GenerationFile,
+    state: HardState,
+}
+
+impl HardStateFile {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the failed call.
+    pub fn create(disk: &dyn Disk, path: &Path, state: HardState) -> Result<Self, DiskError> {
+        Ok(Self { file: GenerationFile::create(disk, path, MAGIC, &state.encode())?, state })
+    }
+
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// [`GenerationError`].
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, GenerationError> {
+        let (file, content) = GenerationFile::open(disk, path, MAGIC)?;
+        let state = HardState::decode(&content).ok_or_else(|| GenerationError::Damaged(path.to_owned()))?;
+        Ok(Self { file, state })
+    }
+
+    /// What was last saved.
+    pub const fn state(&self) -> &HardState {
+        &self.state
+    }
+
+    /// Makes a new state durable before it returns. A failure is final.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the failed call.
+    pub fn save(&mut self, state: HardState) -> Result<(), DiskError> {
+        self.file.save(&state.encode())?;
+        self.state = state;
+        Ok(())
+    }
+}
+
+/// Reads the file without opening it for writing.
+///
+/// # Errors
+/// [`GenerationError`].
+pub fn read_hard_state(disk: &dyn Disk, path: &Path) -> Result<HardState, GenerationError> {
+    let (_, content) = read(disk, path, MAGIC)?;
+    HardState::decode(&content).ok_or_else(|| GenerationError::Damaged(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_both_ways() {
+        let state = HardState {
+            vote: Vote { term: Term::new(1), node: NodeId::new(2), committed: true },
+            node: NodeId::new(3),
+            incarnation: 4,
+            clean: Some(CleanMark { group: Group::new(5), segment: SegmentNumber::new(6), end: Offset::new(7) }),
+            peers: vec![PeerMark {
+                node: NodeId::new(8),
+                incarnation: 9,
+                term: Term::new(10),
+                index: RaftIndex::new(11),
+            }],
+        };
+        let mut golden = vec![0; 96];
+        for (at, byte) in [(0, 1), (8, 2), (16, 1), (17, 1), (18, 1), (24, 3), (32, 4), (40, 5), (48, 6), (56, 7)] {
+            golden[at] = byte;
+        }
+        for (at, byte) in [(64, 8), (72, 9), (80, 10), (88, 11)] {
+            golden[at] = byte;
+        }
+        assert_eq!(state.encode(), golden);
+        assert_eq!(HardState::decode(&golden), Some(state));
+    }
+
+    #[test]
+    fn only_what_is_written_is_read() {
+        let state = HardState {
+            vote: Vote { term: Term::new(1), node: NodeId::new(1), committed: false },
+            node: NodeId::new(1),
+            incarnation: 1,
+            clean: None,
+            peers: Vec::new(),
+        };
+        let bytes = state.encode();
+        for (at, byte) in [(16, 2), (17, 2), (18, 1), (20, 1), (40, 1)] {
+            let mut other = bytes.clone();
+            other[at] = byte;
+            assert_eq!(HardState::decode(&other), None, "byte {at}");
+        }
+        assert_eq!(HardState::decode(&bytes[..63]), None);
+    }
+}

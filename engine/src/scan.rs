@@ -1,0 +1,107 @@
+//! Reading the frames of a segment file one after the other.
+
+use crate::disk::{DiskError, DiskFile};
+use crate::frame::{FrameFault, FrameHeader, HEADER_BYTES, Placed, Tail};
+use crate::segment::PAGE_BYTES;
+
+/// Bytes read ahead.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What stands at a place.
+#[derive(Debug)]
+pub enum Seen<'w> {
+    /// A good frame that follows the tail, and its body.
+    Frame(Placed, &'w [u8]),
+    /// The file ends here, or zeros begin.
+    Nothing,
+    /// Something that is not the next frame.
+    Bad(FrameFault),
+}
+
+/// Reads frames through a window whose place in memory and file suits direct I/O.
+pub struct FrameScanner<'f> {
+    file: &'f dyn DiskFile,
+    buffer: Vec<u8>,
+    /// Where the window lies in `buffer`, in the file, and how much of it was read.
+    slack: usize,
+    at: u64,
+    len: usize,
+}
+
+impl<'f> FrameScanner<'f> {
+    /// A scanner of this file.
+    pub fn new(file: &'f dyn DiskFile) -> Self {
+        Self { file, buffer: Vec::new(), slack: 0, at: 0, len: 0 }
+    }
+
+    /// What stands at the tail's place.
+    ///
+    /// # Errors
+    /// [`DiskError`] of a failed read.
+    pub fn at(&mut self, tail: &Tail) -> Result<Seen<'_>, DiskError> {
+        let start = tail.offset.get();
+        let Some(bytes) = self.window(start, HEADER_BYTES)?.first_chunk::<HEADER_BYTES>().copied() else {
+            let rest = self.window(start, HEADER_BYTES)?;
+            return Ok(if rest.iter().all(|byte| *byte == 0) { Seen::Nothing } else { Seen::Bad(FrameFault::Cut) });
+        };
+        if bytes == [0; HEADER_BYTES] {
+            return Ok(Seen::Nothing);
+        }
+        let header = match FrameHeader::decode(&bytes, tail.segment, tail.offset) {
+            Ok(header) => header,
+            Err(fault) => return Ok(Seen::Bad(fault)),
+        };
+        let body_len = header.body_len as usize;
+        let frame_len = usize::try_from(header.frame_len(tail.alignment)).unwrap_or(usize::MAX);
+        let frame = self.window(start, frame_len)?;
+        if frame.len() < frame_len {
+            return Ok(Seen::Bad(FrameFault::Cut));
+        }
+        let (body, padding) = frame[HEADER_BYTES..].split_at(body_len);
+        if padding.iter().any(|byte| *byte != 0) {
+            return Ok(Seen::Bad(FrameFault::Padding));
+        }
+        match tail.check(&bytes, &header, body) {
+            Ok(placed) => Ok(Seen::Frame(placed, body)),
+            Err(fault) => Ok(Seen::Bad(fault)),
+        }
+    }
+
+    /// Whether any byte from `start` to the end of the file is not zero.
+    ///
+    /// # Errors
+    /// [`DiskError`] of a failed read.
+    pub fn non_zero_from(&mut self, start: u64) -> Result<bool, DiskError> {
+        let mut at = start;
+        loop {
+            let bytes = self.window(at, WINDOW_BYTES)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            if bytes.len() < WINDOW_BYTES {
+                return Ok(false);
+            }
+            at += bytes.len() as u64;
+        }
+    }
+
+    /// The bytes from `start`, `len` of them or up to the end of the file.
+    fn window(&mut self, start: u64, len: usize) -> Result<&[u8], DiskError> {
+        let inside = |at: u64, read: usize| start >= at && start + len as u64 <= at + read as u64;
+        if !inside(self.at, self.len) {
+            let page = PAGE_BYTES as u64;
+            let from = start / page * page;
+            let skipped = usize::try_from(start - from).unwrap_or(0);
+            let want = (skipped + len).next_multiple_of(PAGE_BYTES).max(WINDOW_BYTES);
+            if self.buffer.len() < want + PAGE_BYTES {
+                self.buffer = vec![0; want + PAGE_BYTES];
+            }
+            self.slack = self.buffer.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+            self.len = self.file.read_at(&mut self.buffer[self.slack..self.slack + want], from)?;
+            self.at = from;
+        }
+        let skipped = usize::try_from(start - self.at).unwrap_or(usize::MAX).min(self.len);
+        let end = (skipped + len).min(self.len);
+        Ok(&self.buffer[self.slack + skipped..self.slack + end])
+    }
+}
