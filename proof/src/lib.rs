@@ -11,9 +11,9 @@
 //! | [`key`] | keys of signed notes and their text forms |
 //! | [`note`] | signed notes |
 //! | [`number`] | the counts and positions: [`LeafIndex`], [`TreeSize`], [`UnixMillis`], [`UnixSeconds`] |
-//! | [`record`] | the audit record: canonical bytes, hash, chain, bounds, payload commitment |
 //! | [`policy`] | whom a reader believes: logs, witnesses, groups and the quorum |
 //! | [`proof_file`] | `.tlog-proof`: an inclusion proof with its signed checkpoint |
+//! | [`record`] | the audit record: canonical bytes, hash, chain, bounds, payload commitment |
 //! | [`tile`] | C2SP tlog-tiles: paths, coordinates and bytes of hash tiles and entry bundles |
 //! | [`tree`] | the log tree: RFC 6962 over SHA-256, its nodes, proofs and their verification |
 

@@ -1,0 +1,102 @@
+//! The arguments of `stele` as a whole, and the way from a command to its module.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Failure};
+use crate::stream::Streams;
+use crate::{completions, keys, note, record, tlog};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed: input or output, no space, unknown format version, anything else
+  2  usage
+  3  verification failed: a refused record, damaged data, a proof or signature that does not hold
+  4  not reachable
+  5  refused by policy or rights
+  6  not found: no such log, index beyond the end
+  7  busy: locked directory, full queue
+
+Examples:
+  stele record check < record.json
+  stele keys generate --name example.com/log -o log.key
+  stele note verify --key VKEY checkpoint
+  stele completions bash > ~/.local/share/bash-completion/completions/stele";
+
+/// Stele: an append-only transparency log for audit records.
+#[derive(Parser, Debug)]
+#[command(name = "stele", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Hash, check or bring into canonical form one record.
+    #[command(subcommand)]
+    Record(record::Command),
+    /// Check inclusion and consistency proofs, given as JSON lines.
+    #[command(subcommand)]
+    Tlog(tlog::Command),
+    /// Verify signed notes.
+    #[command(subcommand)]
+    Note(note::Command),
+    /// Make private keys and print their vkeys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
+}
+
+impl Command {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// [`Failure`]: the exit code and what to tell.
+    pub fn run(self, streams: &mut Streams<'_>) -> Result<(), Failure> {
+        match self {
+            Self::Record(command) => record::run(command, streams),
+            Self::Tlog(command) => tlog::run(command, streams),
+            Self::Note(command) => note::run(command, streams),
+            Self::Keys(command) => keys::run(command, streams),
+            Self::Completions(arguments) => completions::run(arguments, streams),
+        }
+    }
+}
+
+/// Reads the arguments, the first being the program's name, does what they ask, and tells what went wrong.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, streams: &mut Streams<'_>) -> Exit {
+    let done = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command.run(streams),
+        Err(error) if error.use_stderr() => {
+            streams.tell(usage(&error));
+            return Exit::Usage;
+        }
+        Err(help) => streams.line(help.render().to_string().trim_end()),
+    };
+    match done.and_then(|()| streams.flush()) {
+        Ok(()) => Exit::Done,
+        Err(failure @ Failure::ReaderGone) => failure.exit(),
+        Err(failure) => {
+            streams.tell(format_args!("stele: {failure}"));
+            failure.exit()
+        }
+    }
+}
+
+/// What to tell about wrong arguments.
+fn usage(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.trim_end();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        format!("stele: the command is missing, choose one of these\n\n{text}")
+    } else {
+        format!("stele: {}", text.strip_prefix("error: ").unwrap_or(text))
+    }
+}

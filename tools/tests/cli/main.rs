@@ -1,0 +1,10 @@
+//! Black-box tests of `stele`: what it prints, how it ends, and what it says when it refuses.
+
+mod arguments;
+mod keys;
+mod note;
+mod outside;
+mod pipe;
+mod record;
+mod stele;
+mod tlog;
