@@ -25,7 +25,7 @@ pub use error::{BoundsError, CanonError, Place, RecordError, VerifyError};
 pub use hash::SelfHash;
 pub use json::{canonicalize, parse_object};
 pub use payload::{MAX_PAYLOAD_BYTES, PayloadCommitment, Salt};
-pub use text::Text;
+pub use text::{Text, canonical_text};
 pub use value::{Integer, Object, Value};
 
 use crate::number::UnixMillis;

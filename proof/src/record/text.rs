@@ -87,6 +87,17 @@ pub(super) fn to_nfc(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// The escaped content of the canonical JSON string for `text`, as [`Text::escaped`] gives it.
+pub fn canonical_text(text: &str) -> Cow<'_, str> {
+    let normal = to_nfc(text);
+    if normal.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        return normal;
+    }
+    let mut quoted = Vec::with_capacity(normal.len() + 8);
+    write_string(&normal, &mut quoted);
+    Cow::Owned(String::from_utf8_lossy(&quoted[1..quoted.len() - 1]).into_owned())
+}
+
 /// The first character that the Unicode version of `v = 1` leaves unassigned.
 pub(super) fn first_unassigned(text: &str) -> Option<(usize, char)> {
     if text.is_ascii() {

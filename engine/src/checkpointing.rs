@@ -1,0 +1,82 @@
+//! Signing checkpoints with this node's keys.
+
+use stele_proof::UnixSeconds;
+use stele_proof::checkpoint::{Checkpoint, Origin};
+use stele_proof::cosignature::cosign;
+use stele_proof::key::SigningKey;
+use stele_proof::note::{Note, signature_line};
+
+use crate::directory::LogDirectory;
+use crate::disk::{Disk, Mode, read_small, replace};
+use crate::error::LogError;
+use crate::signing_state::{SignedHead, SigningStateFile};
+
+/// Largest key, policy or checkpoint file that is read.
+const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// The node's two signing keys.
+pub struct NodeKeys {
+    /// Signs checkpoints as the log (type 01).
+    pub log: SigningKey,
+    /// Cosigns them as a node of a site (type 04).
+    pub cosigner: SigningKey,
+}
+
+impl NodeKeys {
+    /// Reads both from the log's directory.
+    ///
+    /// # Errors
+    /// [`LogError::File`] where one is missing or is no key.
+    pub fn load(disk: &dyn Disk, directory: &LogDirectory) -> Result<Self, LogError> {
+        let load = |name: &str, path| -> Result<SigningKey, LogError> {
+            let wrong = |why: String| LogError::File { file: name.to_owned(), why };
+            let bytes = read_small(disk, path, MAX_FILE_BYTES)?
+                .ok_or_else(|| wrong("the private key is missing; restore it, or rotate to a new one".to_owned()))?;
+            let text = String::from_utf8(bytes).map_err(|_reason| wrong("not a private key".to_owned()))?;
+            SigningKey::parse(text.strip_suffix('\n').unwrap_or(&text)).map_err(|error| wrong(error.to_string()))
+        };
+        Ok(Self {
+            log: load("keys/log", &directory.log_key())?,
+            cosigner: load("keys/cosigner", &directory.cosigner_key())?,
+        })
+    }
+}
+
+/// Signs a tree head, which the caller knows to be durable here, and stores the checkpoint.
+///
+/// The signing state is durable before a signature is made (I-SIGNING-1).
+///
+/// # Errors
+/// [`LogError::Signing`] where it contradicts an earlier signature; [`LogError::File`] for the keys.
+pub fn sign_checkpoint(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    origin: &Origin,
+    head: SignedHead,
+    now: UnixSeconds,
+) -> Result<String, LogError> {
+    let keys = NodeKeys::load(disk, directory)?;
+    SigningStateFile::open(disk, &directory.signing_state())?.advance(head)?;
+    let checkpoint = Checkpoint { origin: origin.clone(), size: head.size, root: head.root };
+    let text = checkpoint.to_string();
+    let wrong = |file: &str, why: String| LogError::File { file: file.to_owned(), why };
+    let log = signature_line(&text, &keys.log).map_err(|error| wrong("keys/log", error.to_string()))?;
+    let site = cosign(&checkpoint, &keys.cosigner, now).map_err(|error| wrong("keys/cosigner", error.to_string()))?;
+    let note = Note::new(&text, vec![log, site]).map_err(|error| wrong("checkpoint", error.to_string()))?.to_string();
+    replace(disk, &directory.checkpoint(), note.as_bytes(), Mode::Public)?;
+    Ok(note)
+}
+
+/// The checkpoint that was made last, where there is one, and the text it signs.
+///
+/// # Errors
+/// [`LogError::File`] where the file holds something else.
+pub fn stored_checkpoint(disk: &dyn Disk, directory: &LogDirectory) -> Result<Option<(String, Checkpoint)>, LogError> {
+    let wrong = |why: String| LogError::File { file: "checkpoint".to_owned(), why };
+    let Some(bytes) = read_small(disk, &directory.checkpoint(), MAX_FILE_BYTES)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|_reason| wrong("not a checkpoint".to_owned()))?;
+    let checkpoint = Note::parse(text.as_bytes())
+        .map_err(|error| wrong(error.to_string()))
+        .and_then(|note| Checkpoint::parse(note.text()).map_err(|error| wrong(error.to_string())))?;
+    Ok(Some((text, checkpoint)))
+}

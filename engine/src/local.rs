@@ -1,0 +1,595 @@
+//! A log on one machine: a one-voter Raft log whose committed index is the durable one.
+//!
+//! It owns the chain heads and the tree, packs records into batches, ends and seals segments and
+//! appends their seal records. What it acknowledges is durable.
+//!
+//! The bytes of the log are a function of the calls made, the clock and the randomness: a seal record
+//! is appended at the latest before the leaf that completes the next block, else when the log is
+//! closed, and never when a thread happens to be done.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use stele_proof::checkpoint::Origin;
+use stele_proof::record::{Actor, Limits, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
+use stele_proof::tree::{self, CompactRange};
+use stele_proof::{LeafIndex, TreeSize, UnixMillis};
+
+use crate::batch::{Batch, BatchBuilder};
+use crate::birth::{self, CreateOptions};
+use crate::chains::{Chains, MAX_CHAINS};
+use crate::checkpointing::sign_checkpoint;
+use crate::directory::{Inventory, LogDirectory, remove_temporaries};
+use crate::disk::{Disk, DiskLock, Locking};
+use crate::environment::Environment;
+use crate::error::{LogError, Poisoned};
+use crate::frame::{EntryKind, Placed, Tail};
+use crate::intake::{Admitted, Asker, Refusal, Submission, admit};
+use crate::number::{SegmentNumber, Term};
+use crate::queue::lock;
+use crate::read_back::SegmentStart;
+use crate::recovery::TornTail;
+use crate::reserved::{self, Genesis, SegmentSealed};
+use crate::seal::{SegmentEnd, seal_segment};
+use crate::segment::SegmentFile;
+use crate::signing_state::SignedHead;
+use crate::store::{AppendError, Entry, SegmentStore, StoreProgress};
+use crate::walk::walk;
+use crate::writer::OnDurable;
+
+/// The only term of a log that one machine writes alone.
+pub(crate) const LOCAL_TERM: Term = Term::new(1);
+/// A batch is cut when its body or its payloads reach this many bytes.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// When an open segment that holds records is ended early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealSettings {
+    /// Milliseconds since its first record outside the log's own streams.
+    pub after_ms: u64,
+    /// Bytes of its frames and payloads.
+    pub bytes: u64,
+}
+
+impl Default for SealSettings {
+    fn default() -> Self {
+        Self { after_ms: 60 * 60 * 1000, bytes: 256 << 20 }
+    }
+}
+
+/// Where a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// Its leaf index.
+    pub index: LeafIndex,
+    /// Its hash.
+    pub self_hash: SelfHash,
+}
+
+/// Why a record was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The record is refused; the log goes on.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The log cannot go on.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// An open log.
+pub struct LocalLog {
+    environment: Environment,
+    directory: LogDirectory,
+    genesis: Genesis,
+    limits: Limits,
+    settings: SealSettings,
+    store: SegmentStore,
+    chains: Chains,
+    /// The tree over every record taken, durable or not.
+    tree: CompactRange,
+    batch: BatchBuilder,
+    /// Where the open segment began.
+    start: SegmentStart,
+    /// When the first record outside `stele/` came into the open segment.
+    aging_since: Option<UnixMillis>,
+    sealer: Sealer,
+    torn: Option<TornTail>,
+    /// Given back last.
+    _lock: Box<dyn DiskLock>,
+}
+
+impl LocalLog {
+    /// Makes a new log in a directory that does not exist yet or is empty.
+    ///
+    /// # Errors
+    /// [`LogError::Exists`], [`LogError::Disk`].
+    pub fn create(environment: &Environment, path: &Path, options: &CreateOptions) -> Result<Self, LogError> {
+        let directory = LogDirectory::new(path);
+        let (lock, newborn) = birth::create(environment, &directory, options)?;
+        let inventory = Inventory::take(environment.disk.as_ref(), &directory)?;
+        let start = SegmentStart {
+            tail: Tail::start(inventory.alignment, inventory.height),
+            tree: CompactRange::new(),
+        };
+        let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, start.tail)?;
+        let sealer = Sealer::start(environment, &directory, store.progress())?;
+        let mut log = Self {
+            environment: environment.clone(),
+            directory,
+            genesis: newborn.genesis.clone(),
+            limits: Limits::default(),
+            settings: SealSettings::default(),
+            store,
+            chains: Chains::new(MAX_CHAINS),
+            tree: CompactRange::new(),
+            batch: BatchBuilder::default(),
+            start,
+            aging_since: None,
+            sealer,
+            torn: recovered.cut,
+            _lock: lock,
+        };
+        let entry = |term, kind, body: Vec<u8>| Entry { term, kind, body: body.into(), payload: Bytes::new() };
+        log.append(entry(Term::new(0), EntryKind::Membership, newborn.membership.encode()))?;
+        log.append(entry(LOCAL_TERM, EntryKind::Blank, Vec::new()))?;
+        let body = newborn.genesis.encode();
+        log.push_own(reserved::LOG_STREAM, reserved::GENESIS_KIND, &body)?;
+        log.flush()?;
+        Ok(log)
+    }
+
+    /// Opens a log for writing: takes its lock, recovers it, reads it once.
+    ///
+    /// # Errors
+    /// [`LogError::NoLog`], [`LogError::Locked`], [`LogError::Damaged`] and so on.
+    pub fn open(environment: &Environment, path: &Path) -> Result<Self, LogError> {
+        let directory = LogDirectory::new(path);
+        let disk = environment.disk.as_ref();
+        Inventory::take(disk, &directory)?;
+        let lock = take_lock(disk, &directory)?;
+        remove_temporaries(disk, &directory)?;
+        let inventory = Inventory::take(disk, &directory)?;
+
+        let mut state = Applied::new(&inventory);
+        let sealed_end = |tail: &Tail| tail.segment < inventory.sealed;
+        while sealed_end(&state.tail) {
+            state.walk_segment(disk, &directory, None)?;
+        }
+        let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
+        while (state.tail.segment, state.tail.offset) < (recovered.tail.segment, recovered.tail.offset) {
+            state.walk_segment(disk, &directory, Some(&recovered.tail))?;
+        }
+        let genesis = birth::read_genesis(disk, &directory)?;
+        birth::refresh_description(disk, &directory, &genesis)?;
+        let sealer = Sealer::start(environment, &directory, store.progress())?;
+        let mut log = Self {
+            environment: environment.clone(),
+            directory,
+            genesis,
+            limits: Limits::default(),
+            settings: SealSettings::default(),
+            store,
+            start: state.starts.pop_back().unwrap_or_else(|| state.here()),
+            chains: state.chains,
+            tree: state.tree,
+            batch: BatchBuilder::default(),
+            aging_since: state.aging_since,
+            sealer,
+            torn: recovered.cut,
+            _lock: lock,
+        };
+        log.resume_sealing(state.starts)?;
+        log.seal_if_due()?;
+        Ok(log)
+    }
+
+    /// Seals ended segments that have no seal record yet, oldest first.
+    fn resume_sealing(&mut self, starts: VecDeque<SegmentStart>) -> Result<(), LogError> {
+        let recorded = self.chains.head(reserved::SEGMENTS_STREAM, reserved::LOG_WRITER).map_or(0, |head| head.seq);
+        let mut starts = starts.into_iter().peekable();
+        while let Some(start) = starts.next() {
+            let next = starts.peek().unwrap_or(&self.start);
+            // Seal records stand in the order of segments, from 0 without a gap.
+            if start.tail.segment.get() >= recorded {
+                let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
+                self.sealer.submit(start, end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets when open segments are ended early.
+    pub const fn set_seal_settings(&mut self, settings: SealSettings) {
+        self.settings = settings;
+    }
+
+    /// What genesis says.
+    pub const fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// A torn tail that was cut when the log was opened; none of it had been acknowledged.
+    pub const fn torn_tail(&self) -> Option<TornTail> {
+        self.torn
+    }
+
+    /// How many records the log holds, those not yet durable included.
+    pub const fn size(&self) -> TreeSize {
+        self.tree.size()
+    }
+
+    /// Takes a record into the batch at hand. It is durable once a later [`LocalLog::cut`] says so.
+    ///
+    /// # Errors
+    /// [`PushError::Refused`]: nothing of it was taken. [`PushError::Log`]: the log has stopped.
+    pub fn push(&mut self, submission: &Submission<'_>) -> Result<Receipt, PushError> {
+        self.make_room()?;
+        let receipt = self.push_into_batch(submission, Asker::Client)?;
+        if self.aging_since.is_none() {
+            self.aging_since = Some(self.environment.clock.now());
+        }
+        Ok(receipt)
+    }
+
+    /// Sees to it that the next record can be any record: the last leaf of a block waits until every
+    /// ended segment has its seal record.
+    fn make_room(&mut self) -> Result<(), LogError> {
+        while self.sealer.is_busy() && self.room() == 1 {
+            self.submit_batch()?;
+            self.append_seal_records()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves until the block is complete, the batch at hand counted.
+    fn room(&self) -> u64 {
+        let leaves = self.genesis.block_height.leaves();
+        leaves - self.tree.size().get() % leaves
+    }
+
+    fn push_into_batch(&mut self, submission: &Submission<'_>, asker: Asker) -> Result<Receipt, PushError> {
+        let start = self.batch.buffer().len();
+        let admitted = admit(submission, asker, &self.limits, &mut self.chains, self.batch.buffer());
+        let self_hash = match admitted {
+            Ok(Admitted::Next(self_hash)) => self_hash,
+            other => {
+                self.batch.buffer().truncate(start);
+                return match other? {
+                    Admitted::Duplicate(self_hash, index) => Ok(Receipt { index, self_hash }),
+                    Admitted::Older(self_hash) | Admitted::Next(self_hash) => self.look_up(submission, self_hash),
+                };
+            }
+        };
+        let index = self.tree.size().next_leaf();
+        let bytes = &self.batch.buffer()[start..];
+        self.tree.append(tree::leaf_hash(bytes));
+        let record = Record::parse(bytes).map_err(Refusal::from)?;
+        self.chains.advance(&record, self_hash, index).map_err(Refusal::from)?;
+        let (Submission::Draft { payload, .. } | Submission::Finished { payload, .. }) = submission;
+        self.batch.push(start, *payload);
+        let (body, payloads) = self.batch.byte_lens();
+        let block_is_full = self.tree.size().get().is_multiple_of(self.genesis.block_height.leaves());
+        if block_is_full || body >= MAX_BATCH_BYTES || payloads >= MAX_BATCH_BYTES {
+            self.submit_batch()?;
+        }
+        Ok(Receipt { index, self_hash })
+    }
+
+    /// Finds an identity that is older than the window: by reading the log, until there is an index.
+    fn look_up(&mut self, submission: &Submission<'_>, self_hash: SelfHash) -> Result<Receipt, PushError> {
+        let Submission::Finished { bytes, .. } = submission else {
+            unreachable!("a draft is always the next of its chain");
+        };
+        let Some(finished) = stele_proof::record::Finished::split(bytes) else { return Err(Refusal::NotFinished.into()) };
+        let mut canonical = Vec::new();
+        finished.write_canonical(&mut canonical);
+        let wanted = Record::parse(&canonical).map_err(Refusal::from)?;
+        self.submit_batch()?;
+        self.store.flush().map_err(LogError::from)?;
+        let mut found = None;
+        let disk = self.environment.disk.as_ref();
+        let start = Tail::start(self.genesis.frame_align, self.genesis.block_height);
+        walk(disk, &self.directory, start, &self.store.tail(), &mut |_, placed, body| {
+            each_record(placed, body, &mut |leaf, record| {
+                if record.seq() == wanted.seq()
+                    && record.stream() == wanted.stream()
+                    && record.writer_id() == wanted.writer_id()
+                {
+                    found = Some((leaf, record.self_hash()));
+                }
+            })
+        })?;
+        match found {
+            Some((index, known)) if known == self_hash => Ok(Receipt { index, self_hash }),
+            Some((at, _)) => Err(Refusal::Chain(crate::chains::ChainError::Tamper { at }).into()),
+            None => Err(LogError::damaged("segments", 0, None, "a chain's head is known and its older record is not").into()),
+        }
+    }
+
+    /// Appends the batch at hand and tells `on_durable` when everything pushed so far is durable.
+    ///
+    /// # Errors
+    /// [`LogError`]; `on_durable` is then told, or dropped.
+    pub fn cut(&mut self, on_durable: OnDurable) -> Result<(), LogError> {
+        self.submit_batch()?;
+        self.store.notify(on_durable);
+        self.seal_if_due()
+    }
+
+    /// As [`LocalLog::cut`], and waits.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`].
+    pub fn flush(&mut self) -> Result<(), LogError> {
+        self.submit_batch()?;
+        self.store.flush()?;
+        Ok(())
+    }
+
+    fn submit_batch(&mut self) -> Result<(), LogError> {
+        let count = self.batch.count() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let first_leaf = LeafIndex::new(self.tree.size().get() - count);
+        let (body, payload) = std::mem::take(&mut self.batch).cut(LOCAL_TERM, first_leaf);
+        let placed = self.append(Entry { term: LOCAL_TERM, kind: EntryKind::Batch, body, payload })?;
+        assert_eq!(u64::from(placed.header.leaf_count), count, "I-LOCAL-1: one writer makes no void batch");
+        Ok(())
+    }
+
+    /// Appends one entry; where it ends a segment, hands that to the sealer.
+    fn append(&mut self, entry: Entry) -> Result<Placed, LogError> {
+        let progress = self.store.progress();
+        let end = self.store.tail().next_index.next();
+        let committed: OnDurable = Box::new(move |result| {
+            if result.is_ok() {
+                progress.set_committed(end);
+            }
+        });
+        let placed = self.store.append(entry, Some(committed)).map_err(|error| match error {
+            AppendError::Poisoned(poisoned) => LogError::Poisoned(poisoned),
+            other => LogError::Poisoned(Poisoned(other.to_string().into())),
+        })?;
+        if placed.ends_segment {
+            let tail = self.store.tail();
+            let end = SegmentEnd { tail, root: self.tree.root() };
+            let next = SegmentStart { tail, tree: self.tree.clone() };
+            self.sealer.submit(std::mem::replace(&mut self.start, next), end);
+            self.aging_since = None;
+        }
+        Ok(placed)
+    }
+
+    /// Appends the seal record of every segment that has ended, waiting for the sealer.
+    fn append_seal_records(&mut self) -> Result<(), LogError> {
+        while let Some(body) = self.sealer.wait_next()? {
+            self.store.forget(body.segment);
+            self.push_own(reserved::SEGMENTS_STREAM, reserved::SEGMENT_SEALED_KIND, &body.encode())?;
+            self.submit_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Appends a record of the log itself; its body is the payload, with nothing to hide.
+    fn push_own(&mut self, stream: &str, kind: &str, body: &[u8]) -> Result<Receipt, LogError> {
+        let builder = RecordBuilder {
+            ts_ms: self.environment.clock.now(),
+            writer_id: reserved::LOG_WRITER,
+            stream,
+            kind,
+            actor: Actor { anon: true, ..Actor::default() },
+            subject: Subject::default(),
+            reason: "ok",
+            attrs: &Object::default(),
+            payload: None,
+        };
+        let submission = Submission::Draft { builder, payload: Some((&Salt::ZERO, body)) };
+        match self.push_into_batch(&submission, Asker::Log) {
+            Ok(receipt) => Ok(receipt),
+            Err(PushError::Log(error)) => Err(error),
+            Err(PushError::Refused(refusal)) => panic!("the log's own record was refused: {refusal}"),
+        }
+    }
+
+    /// Ends the open segment where it is old or large enough.
+    fn seal_if_due(&mut self) -> Result<(), LogError> {
+        let Some(since) = self.aging_since else { return Ok(()) };
+        let age = self.environment.clock.now().get().saturating_sub(since.get());
+        let tail = self.store.tail();
+        let bytes = tail.offset.get() + u64::from(tail.payload_part.get()) * (256 << 20) + u64::from(tail.payload_offset);
+        if age >= self.settings.after_ms || bytes >= self.settings.bytes {
+            self.end_segment()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the open segment by a seal entry; answers its number, or `None` where it holds no records.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`].
+    pub fn end_segment(&mut self) -> Result<Option<SegmentNumber>, LogError> {
+        self.submit_batch()?;
+        if self.start.tree.size() == self.tree.size() {
+            return Ok(None);
+        }
+        let segment = self.store.tail().segment;
+        let body = segment.get().to_le_bytes().to_vec().into();
+        let placed = self.append(Entry { term: LOCAL_TERM, kind: EntryKind::Seal, body, payload: Bytes::new() })?;
+        assert!(placed.ends_segment, "I-LOCAL-2: one writer makes no void seal entry");
+        Ok(Some(segment))
+    }
+
+    /// Signs the durable size, stores the checkpoint and answers it.
+    ///
+    /// # Errors
+    /// [`LogError::Signing`], [`LogError::File`] for the keys, [`LogError::Poisoned`].
+    pub fn checkpoint(&mut self) -> Result<String, LogError> {
+        self.flush()?;
+        let head = SignedHead { size: self.tree.size(), root: self.tree.root() };
+        let origin = Origin::new(&self.genesis.origin)
+            .map_err(|error| LogError::File { file: "genesis".to_owned(), why: error.to_string() })?;
+        let now = self.environment.clock.now().seconds();
+        sign_checkpoint(self.environment.disk.as_ref(), &self.directory, &origin, head, now)
+    }
+
+    /// Flushes, seals every ended segment, appends their seal records, and marks the clean stop.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.submit_batch()?;
+        while self.sealer.is_busy() {
+            self.append_seal_records()?;
+            self.submit_batch()?;
+        }
+        self.store.flush()?;
+        self.store.close()
+    }
+}
+
+/// Takes the directory's lock.
+pub(crate) fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLock>, LogError> {
+    match disk.lock(&directory.lock(), &format!("{}\n", std::process::id()))? {
+        Locking::Taken(lock) => Ok(lock),
+        Locking::HeldBy(holder) => Err(LogError::Locked { path: directory.path().to_owned(), holder }),
+    }
+}
+
+/// Calls `each` for every record of a valid batch.
+pub(crate) fn each_record(
+    placed: &Placed,
+    body: &[u8],
+    each: &mut dyn FnMut(LeafIndex, &Record<'_>),
+) -> Result<(), LogError> {
+    if placed.header.kind != EntryKind::Batch || placed.header.leaf_count == 0 {
+        return Ok(());
+    }
+    let name = crate::directory::relative(SegmentFile::Frames(placed.segment));
+    let damaged = |leaf, what: String| LogError::damaged(name.clone(), placed.offset.get(), leaf, what);
+    let batch = Batch::parse(body).map_err(|error| damaged(None, error.to_string()))?;
+    for (leaf, record) in (placed.header.first_leaf.get()..).map(LeafIndex::new).zip(batch.records()) {
+        let record = Record::parse(record.bytes).map_err(|error| damaged(Some(leaf), error.to_string()))?;
+        each(leaf, &record);
+    }
+    Ok(())
+}
+
+/// What the frames read so far add up to.
+struct Applied {
+    tail: Tail,
+    tree: CompactRange,
+    chains: Chains,
+    /// Where each segment began, the open one last.
+    starts: VecDeque<SegmentStart>,
+    aging_since: Option<UnixMillis>,
+}
+
+impl Applied {
+    fn new(inventory: &Inventory) -> Self {
+        Self {
+            tail: Tail::start(inventory.alignment, inventory.height),
+            tree: CompactRange::new(),
+            chains: Chains::new(MAX_CHAINS),
+            starts: VecDeque::new(),
+            aging_since: None,
+        }
+    }
+
+    fn here(&self) -> SegmentStart {
+        SegmentStart { tail: self.tail, tree: self.tree.clone() }
+    }
+
+    fn walk_segment(&mut self, disk: &dyn Disk, directory: &LogDirectory, end: Option<&Tail>) -> Result<(), LogError> {
+        self.starts.push_back(self.here());
+        self.aging_since = None;
+        let mut tail = self.tail;
+        let (tree, chains, aging) = (&mut self.tree, &mut self.chains, &mut self.aging_since);
+        let mut broken = None;
+        crate::walk::walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
+            each_record(placed, body, &mut |leaf, record| {
+                tree.append(record.leaf_hash());
+                if !record.is_reserved() && aging.is_none() {
+                    *aging = Some(record.ts_ms());
+                }
+                if let (None, Err(error)) = (&broken, chains.advance(record, record.self_hash(), leaf)) {
+                    broken = Some((placed.segment, placed.offset, leaf, error));
+                }
+            })
+        })?;
+        if let Some((segment, offset, leaf, error)) = broken {
+            let name = crate::directory::relative(SegmentFile::Frames(segment));
+            return Err(LogError::damaged(name, offset.get(), Some(leaf), error));
+        }
+        self.tail = tail;
+        if end.is_some_and(|end| end.segment_is_empty() && end.segment == tail.segment) {
+            self.starts.push_back(self.here());
+            self.aging_since = None;
+        }
+        Ok(())
+    }
+}
+
+/// The thread that seals ended segments, one after the other.
+struct Sealer {
+    jobs: mpsc::Sender<(SegmentStart, SegmentEnd)>,
+    done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
+    /// Segments handed over whose seal record has not been asked for.
+    waiting: usize,
+    failed: Arc<Mutex<Option<String>>>,
+    _thread: JoinHandle<()>,
+}
+
+impl Sealer {
+    fn start(environment: &Environment, directory: &LogDirectory, progress: StoreProgress) -> Result<Self, LogError> {
+        let (jobs, todo) = mpsc::channel::<(SegmentStart, SegmentEnd)>();
+        let (report, done) = mpsc::channel();
+        let disk = Arc::clone(&environment.disk);
+        let at = directory.clone();
+        let work = move || {
+            for (start, end) in todo {
+                let result = progress
+                    .wait_ended(start.tail.segment)
+                    .map_err(LogError::from)
+                    .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end));
+                // Nobody waits any more: the log was dropped, and sealing resumes when it is opened.
+                if report.send(result).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("stele-sealer".to_owned()).spawn(work).map_err(|source| {
+            crate::disk::DiskError { operation: "start the sealing thread for", path: directory.path().to_owned(), source }
+        })?;
+        Ok(Self { jobs, done, waiting: 0, failed: Arc::default(), _thread: thread })
+    }
+
+    fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
+        self.waiting += 1;
+        if self.jobs.send((start, end)).is_err() {
+            *lock(&self.failed) = Some("the sealing thread died".to_owned());
+        }
+    }
+
+    const fn is_busy(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// The next sealed segment, in order; `None` where none is waited for.
+    fn wait_next(&mut self) -> Result<Option<SegmentSealed>, LogError> {
+        if self.waiting == 0 {
+            return Ok(None);
+        }
+        self.waiting -= 1;
+        match self.done.recv() {
+            Ok(result) => result.map(Some),
+            Err(mpsc::RecvError) => Err(LogError::Poisoned(Poisoned("the sealing thread died".into()))),
+        }
+    }
+}

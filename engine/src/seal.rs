@@ -1,0 +1,176 @@
+//! Sealing: an ended segment is read back, recomputed, cut to its length and made immutable.
+//!
+//! Steps, each safe to be interrupted and to be done again:
+//! 1. the segment is durable and its successor carries a slot ([`crate::store::StoreProgress::wait_ended`]);
+//! 2. read back everything from disk and compare with the running tree;
+//! 3. build the digest tree a second time, with `rs_merkle`, from what was read, and compare;
+//! 4. cut the files to their exact length, clear the flush ring, flush files and directory;
+//! 5. write the tile sidecar; 6. set mode 0444. A segment counts as sealed from step 6 on.
+//!
+//! I-SEAL-1: nothing in a sealed file depends on this node or on the time.
+
+use rs_merkle::MerkleTree;
+use stele_proof::digest_tree::Digest;
+use stele_proof::tree;
+
+use crate::directory::{LogDirectory, relative};
+use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, read_up_to, replace};
+use crate::error::LogError;
+use crate::frame::Tail;
+use crate::number::RaftIndex;
+use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
+use crate::reserved::{SegmentSealed, covering_nodes};
+use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
+use crate::tiles::{Tiles, node_hash_from};
+
+/// Where an ended segment must end, as the running state saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentEnd {
+    /// The tail behind its last frame.
+    pub tail: Tail,
+    /// The root behind its last leaf.
+    pub root: tree::Hash,
+}
+
+/// Seals a segment, or does again what an interruption may have left undone; answers the body of its
+/// seal record.
+///
+/// # Errors
+/// [`LogError::Damaged`] where what lies on disk is not what was appended; the file stays as it is.
+pub fn seal_segment(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: &SegmentStart,
+    end: &SegmentEnd,
+) -> Result<SegmentSealed, LogError> {
+    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |_, _, _| Ok(()))?;
+    let segment = start.tail.segment;
+    let name = SegmentFile::Frames(segment);
+    if reading.end != end.tail || reading.tree.root() != end.root {
+        let what = "what lies on disk is not what was appended; the segment is not sealed";
+        return Err(LogError::damaged(relative(name), 0, Some(reading.leaves.first), what));
+    }
+    if second_root(&reading.self_hashes) != reading.digest_root {
+        let what = "two implementations of the digest tree disagree; the segment is not sealed";
+        return Err(LogError::damaged(relative(name), 0, Some(reading.leaves.first), what));
+    }
+    let path = directory.segment_file(name);
+    let status = disk.open(&path, Access::Read)?.status()?;
+    if !status.read_only {
+        cut(disk, directory, start, &reading)?;
+    }
+    let body = describe(disk, directory, start, &reading)?;
+    let tiles = directory.segment_file(SegmentFile::Tiles(segment));
+    replace(disk, &tiles, &reading.tiles, Mode::Sealed)?;
+    if !status.read_only {
+        for part in reading.payloads.keys() {
+            let file = disk.open(&directory.segment_file(SegmentFile::Payloads(segment, *part)), Access::Write)?;
+            file.set_mode(Mode::Sealed)?;
+            file.sync()?;
+        }
+        let file = disk.open(&path, Access::Write)?;
+        file.set_mode(Mode::Sealed)?;
+        file.sync()?;
+        disk.sync_directory(&directory.segments())?;
+    }
+    Ok(body)
+}
+
+/// Cuts the files to what their frames say and clears the ring.
+fn cut(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: &SegmentStart,
+    reading: &SegmentReading,
+) -> Result<(), DiskError> {
+    let segment = start.tail.segment;
+    for (part, len) in &reading.payloads {
+        let file = disk.open(&directory.segment_file(SegmentFile::Payloads(segment, *part)), Access::Write)?;
+        file.set_len(*len)?;
+        file.sync()?;
+    }
+    let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Write)?;
+    file.set_len(reading.file_bytes)?;
+    let ring = vec![0; PAGE_BYTES * usize::try_from(RING_SLOTS).unwrap_or(3)];
+    file.write_at(&ring, RING_START)?;
+    file.sync()?;
+    disk.sync_directory(&directory.segments())
+}
+
+/// The body of the seal record, from the file as it now lies on disk.
+///
+/// # Errors
+/// [`LogError::Disk`]; [`LogError::Damaged`] where the sidecar does not hold what was just computed.
+pub fn describe(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: &SegmentStart,
+    reading: &SegmentReading,
+) -> Result<SegmentSealed, LogError> {
+    let segment = start.tail.segment;
+    let name = SegmentFile::Frames(segment);
+    let file = disk.open(&directory.segment_file(name), Access::Read)?;
+    let tiles = Tiles::decode(reading.tiles.clone(), segment)
+        .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, fault))?;
+    let mut nodes = Vec::new();
+    for node in covering_nodes(reading.leaves) {
+        let missing =
+            || LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(node.first_leaf()), "a node is missing");
+        let hash = node_hash_from(node, |level, index| tiles.tile_hash(level, index).ok_or_else(missing))?;
+        nodes.push((node, hash));
+    }
+    Ok(SegmentSealed {
+        segment,
+        file_bytes: reading.file_bytes,
+        file_digest: digest_of(file.as_ref())?,
+        leaves: reading.leaves,
+        first_index: reading.first_index,
+        last_index: RaftIndex::new(reading.end.next_index.get() - 1),
+        digest_root: reading.digest_root,
+        nodes,
+        state_digest: None,
+        payload_parts: u32::try_from(reading.payloads.len()).unwrap_or(u32::MAX),
+    })
+}
+
+/// BLAKE3 of a whole file.
+///
+/// # Errors
+/// [`DiskError`] of a failed read.
+pub fn digest_of(file: &dyn DiskFile) -> Result<Digest, DiskError> {
+    const STEP: usize = 1 << 20;
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    loop {
+        let bytes = read_up_to(file, at, STEP)?;
+        hasher.update(&bytes);
+        at += bytes.len() as u64;
+        if bytes.len() < STEP {
+            return Ok(Digest::new(*hasher.finalize().as_bytes()));
+        }
+    }
+}
+
+/// The hash function of the digest tree for `rs_merkle`: an odd node is carried up.
+#[derive(Clone)]
+struct DigestNode;
+
+impl rs_merkle::Hasher for DigestNode {
+    type Hash = [u8; 32];
+
+    fn hash(data: &[u8]) -> [u8; 32] {
+        *blake3::hash(data).as_bytes()
+    }
+
+    fn concat_and_hash(left: &[u8; 32], right: Option<&[u8; 32]>) -> [u8; 32] {
+        match right {
+            None => *left,
+            Some(right) => *blake3::Hasher::new().update(&[1]).update(left).update(right).finalize().as_bytes(),
+        }
+    }
+}
+
+/// The digest tree's root by the second implementation.
+fn second_root(self_hashes: &[[u8; 32]]) -> Option<Digest> {
+    MerkleTree::<DigestNode>::from_leaves(self_hashes).root().map(Digest::new)
+}
