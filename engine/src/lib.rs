@@ -13,6 +13,7 @@
 //! | [`frame`] | one Raft entry in a segment file |
 //! | [`batch`] | the body of a batch |
 //! | [`membership`] | the body of a membership entry |
+//! | [`tiles`] | the tile sidecar of a sealed segment: frame table and hashes |
 //! | [`ring`] | the flush ring: what is durable |
 //! | [`generation`] | small guarded files |
 //! | [`hard_state`] | vote, incarnation, clean mark, peers |
@@ -29,3 +30,4 @@ pub mod number;
 pub mod ring;
 pub mod segment;
 pub mod signing_state;
+pub mod tiles;
