@@ -149,6 +149,12 @@ impl Inventory {
         Ok(Self { alignment: header.alignment, height: header.height, sealed, last, payloads })
     }
 
+    /// The inventory of a log that has no segment yet.
+    pub(crate) const fn of_new_log(alignment: Alignment, height: BlockHeight) -> Self {
+        let first = SegmentNumber::new(0);
+        Self { alignment, height, sealed: first, last: first, payloads: Vec::new() }
+    }
+
     /// Payload parts of a segment that exist.
     pub fn payload_parts(&self, segment: SegmentNumber) -> impl Iterator<Item = PayloadPart> + '_ {
         self.payloads.iter().filter(move |(number, _)| *number == segment).map(|(_, part)| *part)

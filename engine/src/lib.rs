@@ -13,6 +13,7 @@
 //! | [`frame`] | one Raft entry in a segment file |
 //! | [`batch`] | the body of a batch |
 //! | [`membership`] | the body of a membership entry |
+//! | [`tiles`] | the tile sidecar of a sealed segment: frame table and hashes |
 //! | [`ring`] | the flush ring: what is durable |
 //! | [`generation`] | small guarded files |
 //! | [`hard_state`] | vote, incarnation, clean mark, peers |
@@ -22,6 +23,12 @@
 //! | [`scan`], [`walk`] | reading frames one after the other |
 //! | [`recovery`] | what of the unsealed files is the log |
 //! | [`chains`] | the head of every chain, recent identities |
+//! | [`read_back`] | reading a segment back and recomputing it |
+//! | [`seal`] | sealing |
+//! | [`birth`] | making a log |
+//! | [`checkpointing`] | signing checkpoints |
+//! | [`intake`] | what is asked of a record |
+//! | [`local`] | a log on one machine |
 //! | [`writer`] | the writer thread: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
 
@@ -45,3 +52,10 @@ pub mod signing_state;
 pub mod store;
 pub mod walk;
 pub mod writer;
+pub mod tiles;
+pub mod birth;
+pub mod checkpointing;
+pub mod intake;
+pub mod local;
+pub mod read_back;
+pub mod seal;

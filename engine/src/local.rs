@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -30,7 +30,6 @@ use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::intake::{Admitted, Asker, Refusal, Submission, admit};
 use crate::number::{SegmentNumber, Term};
-use crate::queue::lock;
 use crate::read_back::SegmentStart;
 use crate::recovery::TornTail;
 use crate::reserved::{self, Genesis, SegmentSealed};
@@ -164,6 +163,10 @@ impl LocalLog {
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
         while (state.tail.segment, state.tail.offset) < (recovered.tail.segment, recovered.tail.offset) {
             state.walk_segment(disk, &directory, Some(&recovered.tail))?;
+        }
+        if state.starts.back().is_none_or(|start| start.tail.segment != state.tail.segment) {
+            state.starts.push_back(state.here());
+            state.aging_since = None;
         }
         let genesis = birth::read_genesis(disk, &directory)?;
         birth::refresh_description(disk, &directory, &genesis)?;
@@ -528,10 +531,6 @@ impl Applied {
             return Err(LogError::damaged(name, offset.get(), Some(leaf), error));
         }
         self.tail = tail;
-        if end.is_some_and(|end| end.segment_is_empty() && end.segment == tail.segment) {
-            self.starts.push_back(self.here());
-            self.aging_since = None;
-        }
         Ok(())
     }
 }
@@ -542,7 +541,6 @@ struct Sealer {
     done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
     /// Segments handed over whose seal record has not been asked for.
     waiting: usize,
-    failed: Arc<Mutex<Option<String>>>,
     _thread: JoinHandle<()>,
 }
 
@@ -567,14 +565,13 @@ impl Sealer {
         let thread = std::thread::Builder::new().name("stele-sealer".to_owned()).spawn(work).map_err(|source| {
             crate::disk::DiskError { operation: "start the sealing thread for", path: directory.path().to_owned(), source }
         })?;
-        Ok(Self { jobs, done, waiting: 0, failed: Arc::default(), _thread: thread })
+        Ok(Self { jobs, done, waiting: 0, _thread: thread })
     }
 
     fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
         self.waiting += 1;
-        if self.jobs.send((start, end)).is_err() {
-            *lock(&self.failed) = Some("the sealing thread died".to_owned());
-        }
+        // A thread that is gone sends no answer either: `wait_next` tells.
+        drop(self.jobs.send((start, end)));
     }
 
     const fn is_busy(&self) -> bool {

@@ -347,6 +347,7 @@ impl Drop for SegmentStore {
         if let Some(writer) = self.writer.take() {
             // What the writer met was told to every callback; nobody is left to tell here.
             drop(writer.join());
+            self.shared.poison(&LogError::Poisoned(Poisoned("the log was closed".into())));
         }
     }
 }

@@ -1,0 +1,201 @@
+//! The birth of a log: its directory, keys, policy, first segment, and the genesis record.
+
+use std::io;
+
+use stele_proof::UnixMillis;
+use stele_proof::checkpoint::Origin;
+use stele_proof::key::{KeyKind, KeyName, SigningKey};
+use stele_proof::policy::{Policy, PolicyBuilder, PolicyRuleError, Threshold};
+
+use crate::directory::{Inventory, LogDirectory, relative};
+use crate::disk::{Access, Disk, DiskLock, Mode, read_small, replace};
+use crate::environment::Environment;
+use crate::error::LogError;
+use crate::frame::{EntryKind, Tail};
+use crate::hard_state::{HardState, HardStateFile, Vote};
+use crate::local::{LOCAL_TERM, each_record, take_lock};
+use crate::membership::{Membership, Node};
+use crate::number::{Alignment, BlockHeight, Group, NodeId, RaftIndex, SegmentNumber, SiteName};
+use crate::recovery::create_segment;
+use crate::reserved::{Genesis, LogId};
+use crate::ring::Slot;
+use crate::scan::{FrameScanner, Seen};
+use crate::segment::{FORMAT_VERSION, FRAMES_START, SegmentFile};
+use crate::signing_state::SigningStateFile;
+use crate::store::read_entry_at;
+
+/// What is fixed when a log is made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreateOptions {
+    /// The name of the log, in every checkpoint.
+    pub origin: Origin,
+    /// The site of this node.
+    pub site: SiteName,
+    /// The number of this node.
+    pub node: NodeId,
+    /// Leaves of a block, for ever.
+    pub block_height: BlockHeight,
+    /// What frames are padded to, for ever.
+    pub frame_align: Alignment,
+}
+
+impl CreateOptions {
+    /// Site `local`, node 1, blocks of 65,536 leaves, frames on 4,096 bytes.
+    ///
+    /// # Panics
+    /// Never: `local` is a site name.
+    pub fn new(origin: Origin) -> Self {
+        let site = SiteName::new("local").expect("`local` is a site name");
+        Self { origin, site, node: NodeId::new(1), block_height: BlockHeight::DEFAULT, frame_align: Alignment::PAGE }
+    }
+}
+
+/// What the first entries say.
+pub(crate) struct Newborn {
+    pub(crate) genesis: Genesis,
+    pub(crate) membership: Membership,
+}
+
+/// Makes everything but the first entries. The segment file comes last: without it there is no log.
+pub(crate) fn create(
+    environment: &Environment,
+    directory: &LogDirectory,
+    options: &CreateOptions,
+) -> Result<(Box<dyn DiskLock>, Newborn), LogError> {
+    let disk = environment.disk.as_ref();
+    match disk.list(directory.path()) {
+        Ok(names) if !names.is_empty() => return Err(LogError::Exists(directory.path().to_owned())),
+        Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    disk.create_directory(&directory.segments())?;
+    disk.create_directory(&directory.keys())?;
+    let lock = take_lock(disk, directory)?;
+    if let Some(parent) = directory.path().parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        disk.sync_directory(parent)?;
+    }
+
+    let cosigner_name = format!("{}/site/{}/{}", options.origin.as_str(), options.site, options.node);
+    let cosigner_name = KeyName::new(&cosigner_name).map_err(|error| unusable("origin", error))?;
+    let key = |name: &KeyName, kind, path: std::path::PathBuf| -> Result<SigningKey, LogError> {
+        let seed = environment.random().map_err(LogError::Entropy)?;
+        let key = SigningKey::from_seed(name.clone(), kind, seed);
+        replace(disk, &path, format!("{}\n", key.to_private_text()).as_bytes(), Mode::Private)?;
+        Ok(key)
+    };
+    let log_key = key(options.origin.key_name(), KeyKind::Ed25519, directory.log_key())?;
+    let cosigner = key(&cosigner_name, KeyKind::CosignatureEd25519, directory.cosigner_key())?;
+    let policy = policy(options, &log_key, &cosigner).map_err(|error| unusable("policy", error))?.to_string();
+    replace(disk, &directory.policy(), policy.as_bytes(), Mode::Public)?;
+
+    let log_id: [u8; 32] = environment.random().map_err(LogError::Entropy)?;
+    let vkey = |key: &SigningKey| key.verifier_key().to_string();
+    let genesis = Genesis {
+        format: FORMAT_VERSION,
+        origin: options.origin.as_str().to_owned(),
+        log_id: LogId::new(log_id),
+        block_height: options.block_height,
+        frame_align: options.frame_align,
+        log_keys: vec![vkey(&log_key)],
+        policy,
+    };
+    refresh_description(disk, directory, &genesis)?;
+    SigningStateFile::create(disk, &directory.signing_state())?;
+    let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };
+    let state = HardState { vote, node: options.node, incarnation: 0, clean: None, peers: Vec::new() };
+    HardStateFile::create(disk, &directory.hard_state(), state)?;
+    let slot = Slot {
+        segment: SegmentNumber::new(0),
+        group: Group::new(1),
+        start: FRAMES_START,
+        end: FRAMES_START,
+        committed: RaftIndex::new(0),
+    };
+    create_segment(disk, directory, &Inventory::of_new_log(options.frame_align, options.block_height), &slot)?;
+    let node = Node {
+        id: options.node,
+        site: options.site.clone(),
+        addresses: Vec::new(),
+        keys: vec![vkey(&log_key), vkey(&cosigner)],
+    };
+    let membership = Membership { token: log_id, voters: vec![[options.node].into()], nodes: vec![node] };
+    Ok((lock, Newborn { genesis, membership }))
+}
+
+fn unusable(what: &str, error: impl ToString) -> LogError {
+    LogError::File { file: what.to_owned(), why: error.to_string() }
+}
+
+/// One site, whose one node must cosign.
+fn policy(options: &CreateOptions, log: &SigningKey, cosigner: &SigningKey) -> Result<Policy, PolicyRuleError> {
+    let witness = format!("n{}", options.node);
+    let site = format!("site-{}", options.site);
+    let mut builder = PolicyBuilder::default();
+    builder.log(log.verifier_key().clone(), None)?;
+    builder.witness(&witness, cosigner.verifier_key().clone(), None)?;
+    builder.group(&site, Threshold::Any, &[&witness])?;
+    builder.group("sites", Threshold::All, &[&site])?;
+    builder.quorum("sites")?;
+    builder.finish()
+}
+
+/// Writes `log.toml` where it is missing or does not say what genesis says.
+pub(crate) fn refresh_description(disk: &dyn Disk, directory: &LogDirectory, genesis: &Genesis) -> Result<(), LogError> {
+    let text = description(genesis);
+    let path = directory.description();
+    if read_small(disk, &path, text.len())?.as_deref() != Some(text.as_bytes()) {
+        replace(disk, &path, text.as_bytes(), Mode::Public)?;
+    }
+    Ok(())
+}
+
+/// The content of `log.toml`.
+pub fn description(genesis: &Genesis) -> String {
+    // Origins hold no control characters; quotes and backslashes are escaped alike in JSON and TOML.
+    let origin = serde_json::Value::String(genesis.origin.clone());
+    format!(
+        "# A copy of what the genesis record says. Changing it changes nothing.\n\
+         format = {}\norigin = {origin}\nlog_id = \"{}\"\nblock_height = {}\nframe_align = {}\n",
+        genesis.format,
+        genesis.log_id,
+        genesis.block_height.get(),
+        genesis.frame_align.get()
+    )
+}
+
+/// Reads the body of the genesis record, leaf 0, and when it was made.
+///
+/// # Errors
+/// [`LogError::Damaged`]; [`LogError::NoLog`] where the making of the log was interrupted before it.
+pub fn read_genesis(disk: &dyn Disk, directory: &LogDirectory) -> Result<Genesis, LogError> {
+    read_genesis_record(disk, directory).map(|(genesis, _)| genesis)
+}
+
+fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Genesis, UnixMillis), LogError> {
+    let inventory = Inventory::take(disk, directory)?;
+    let name = SegmentFile::Frames(SegmentNumber::new(0));
+    let file = disk.open(&directory.segment_file(name), Access::Read)?;
+    let mut scanner = FrameScanner::new(file.as_ref());
+    let mut tail = Tail::start(inventory.alignment, inventory.height);
+    let damaged = |what: String| LogError::damaged(relative(name), tail.offset.get(), None, what);
+    loop {
+        let placed = match scanner.at(&tail)? {
+            Seen::Nothing => return Err(LogError::NoLog(directory.path().to_owned())),
+            Seen::Bad(fault) => return Err(LogError::damaged(relative(name), tail.offset.get(), None, fault)),
+            Seen::Frame(placed, body) if placed.header.kind == EntryKind::Batch => {
+                let mut made = UnixMillis::default();
+                each_record(&placed, body, &mut |leaf, record| {
+                    if leaf.get() == 0 {
+                        made = record.ts_ms();
+                    }
+                })?;
+                let entry = read_entry_at(disk, directory, placed.segment, placed.offset)?;
+                let body = entry.payload.get(stele_proof::record::Salt::LEN..).unwrap_or_default();
+                let genesis = Genesis::decode(body).map_err(|error| damaged(format!("the genesis record: {error}")))?;
+                return Ok((genesis, made));
+            }
+            Seen::Frame(placed, _) => placed,
+        };
+        tail.advance(&placed);
+    }
+}
