@@ -140,7 +140,11 @@ fn policy(options: &CreateOptions, log: &SigningKey, cosigner: &SigningKey) -> R
 }
 
 /// Writes `log.toml` where it is missing or does not say what genesis says.
-pub(crate) fn refresh_description(disk: &dyn Disk, directory: &LogDirectory, genesis: &Genesis) -> Result<(), LogError> {
+pub(crate) fn refresh_description(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    genesis: &Genesis,
+) -> Result<(), LogError> {
     let text = description(genesis);
     let path = directory.description();
     if read_small(disk, &path, text.len())?.as_deref() != Some(text.as_bytes()) {
@@ -177,7 +181,6 @@ fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Gen
     let file = disk.open(&directory.segment_file(name), Access::Read)?;
     let mut scanner = FrameScanner::new(file.as_ref());
     let mut tail = Tail::start(inventory.alignment, inventory.height);
-    let damaged = |what: String| LogError::damaged(relative(name), tail.offset.get(), None, what);
     loop {
         let placed = match scanner.at(&tail)? {
             Seen::Nothing => return Err(LogError::NoLog(directory.path().to_owned())),
@@ -191,7 +194,9 @@ fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Gen
                 })?;
                 let entry = read_entry_at(disk, directory, placed.segment, placed.offset)?;
                 let body = entry.payload.get(stele_proof::record::Salt::LEN..).unwrap_or_default();
-                let genesis = Genesis::decode(body).map_err(|error| damaged(format!("the genesis record: {error}")))?;
+                let genesis = Genesis::decode(body).map_err(|error| {
+                    LogError::damaged(relative(name), tail.offset.get(), None, format!("the genesis record: {error}"))
+                })?;
                 return Ok((genesis, made));
             }
             Seen::Frame(placed, _) => placed,

@@ -14,7 +14,7 @@ pub enum Submission<'a> {
     /// Not yet in a chain: seq, prev and the payload commitment are made here.
     Draft {
         /// The fields; its `payload` is ignored.
-        builder: RecordBuilder<'a>,
+        builder: &'a RecordBuilder<'a>,
         /// The payload and the salt that hides it.
         payload: Option<(&'a Salt, &'a [u8])>,
     },
@@ -107,7 +107,7 @@ pub(crate) fn admit(
                 Some((salt, bytes)) => Some(PayloadCommitment::commit(salt, bytes)?),
                 None => None,
             };
-            let builder = RecordBuilder { payload: commitment, ..*builder };
+            let builder = RecordBuilder { payload: commitment, ..**builder };
             let head = chains.head(&canonical_text(builder.stream), &canonical_text(builder.writer_id));
             let record = match head {
                 None => builder.encode(1, None, buffer)?,

@@ -29,11 +29,14 @@
 //! | [`checkpointing`] | signing checkpoints |
 //! | [`intake`] | what is asked of a record |
 //! | [`local`] | a log on one machine |
+//! | [`reader`] | records and proofs without the lock |
 //! | [`writer`] | the writer thread: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
 
 pub mod batch;
+pub mod birth;
 pub mod chains;
+pub mod checkpointing;
 pub mod directory;
 pub mod disk;
 pub mod environment;
@@ -41,21 +44,21 @@ pub mod error;
 pub mod frame;
 pub mod generation;
 pub mod hard_state;
+pub mod intake;
+pub mod local;
 pub mod membership;
 pub mod number;
 mod queue;
+pub mod read_back;
+pub mod reader;
 pub mod recovery;
+pub mod reserved;
 pub mod ring;
 pub mod scan;
+pub mod seal;
 pub mod segment;
 pub mod signing_state;
 pub mod store;
+pub mod tiles;
 pub mod walk;
 pub mod writer;
-pub mod tiles;
-pub mod birth;
-pub mod checkpointing;
-pub mod intake;
-pub mod local;
-pub mod read_back;
-pub mod seal;

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -112,10 +112,8 @@ impl LocalLog {
         let directory = LogDirectory::new(path);
         let (lock, newborn) = birth::create(environment, &directory, options)?;
         let inventory = Inventory::take(environment.disk.as_ref(), &directory)?;
-        let start = SegmentStart {
-            tail: Tail::start(inventory.alignment, inventory.height),
-            tree: CompactRange::new(),
-        };
+        let start =
+            SegmentStart { tail: Tail::start(inventory.alignment, inventory.height), tree: CompactRange::new() };
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, start.tail)?;
         let sealer = Sealer::start(environment, &directory, store.progress())?;
         let mut log = Self {
@@ -194,7 +192,7 @@ impl LocalLog {
 
     /// Seals ended segments that have no seal record yet, oldest first.
     fn resume_sealing(&mut self, starts: VecDeque<SegmentStart>) -> Result<(), LogError> {
-        let recorded = self.chains.head(reserved::SEGMENTS_STREAM, reserved::LOG_WRITER).map_or(0, |head| head.seq);
+        let recorded = self.chains.head(reserved::SEGMENTS_STREAM, reserved::WRITER).map_or(0, |head| head.seq);
         let mut starts = starts.into_iter().peekable();
         while let Some(start) = starts.next() {
             let next = starts.peek().unwrap_or(&self.start);
@@ -289,7 +287,9 @@ impl LocalLog {
         let Submission::Finished { bytes, .. } = submission else {
             unreachable!("a draft is always the next of its chain");
         };
-        let Some(finished) = stele_proof::record::Finished::split(bytes) else { return Err(Refusal::NotFinished.into()) };
+        let Some(finished) = stele_proof::record::Finished::split(bytes) else {
+            return Err(Refusal::NotFinished.into());
+        };
         let mut canonical = Vec::new();
         finished.write_canonical(&mut canonical);
         let wanted = Record::parse(&canonical).map_err(Refusal::from)?;
@@ -311,7 +311,10 @@ impl LocalLog {
         match found {
             Some((index, known)) if known == self_hash => Ok(Receipt { index, self_hash }),
             Some((at, _)) => Err(Refusal::Chain(crate::chains::ChainError::Tamper { at }).into()),
-            None => Err(LogError::damaged("segments", 0, None, "a chain's head is known and its older record is not").into()),
+            None => {
+                Err(LogError::damaged("segments", 0, None, "a chain's head is known and its older record is not")
+                    .into())
+            }
         }
     }
 
@@ -384,7 +387,7 @@ impl LocalLog {
     fn push_own(&mut self, stream: &str, kind: &str, body: &[u8]) -> Result<Receipt, LogError> {
         let builder = RecordBuilder {
             ts_ms: self.environment.clock.now(),
-            writer_id: reserved::LOG_WRITER,
+            writer_id: reserved::WRITER,
             stream,
             kind,
             actor: Actor { anon: true, ..Actor::default() },
@@ -393,7 +396,7 @@ impl LocalLog {
             attrs: &Object::default(),
             payload: None,
         };
-        let submission = Submission::Draft { builder, payload: Some((&Salt::ZERO, body)) };
+        let submission = Submission::Draft { builder: &builder, payload: Some((&Salt::ZERO, body)) };
         match self.push_into_batch(&submission, Asker::Log) {
             Ok(receipt) => Ok(receipt),
             Err(PushError::Log(error)) => Err(error),
@@ -406,7 +409,8 @@ impl LocalLog {
         let Some(since) = self.aging_since else { return Ok(()) };
         let age = self.environment.clock.now().get().saturating_sub(since.get());
         let tail = self.store.tail();
-        let bytes = tail.offset.get() + u64::from(tail.payload_part.get()) * (256 << 20) + u64::from(tail.payload_offset);
+        let bytes =
+            tail.offset.get() + u64::from(tail.payload_part.get()) * (256 << 20) + u64::from(tail.payload_offset);
         if age >= self.settings.after_ms || bytes >= self.settings.bytes {
             self.end_segment()?;
         }
@@ -563,7 +567,11 @@ impl Sealer {
             }
         };
         let thread = std::thread::Builder::new().name("stele-sealer".to_owned()).spawn(work).map_err(|source| {
-            crate::disk::DiskError { operation: "start the sealing thread for", path: directory.path().to_owned(), source }
+            crate::disk::DiskError {
+                operation: "start the sealing thread for",
+                path: directory.path().to_owned(),
+                source,
+            }
         })?;
         Ok(Self { jobs, done, waiting: 0, _thread: thread })
     }

@@ -161,7 +161,8 @@ impl Reader<'_, '_> {
         stored: BatchRecord<'_>,
         payload: &[u8],
     ) -> Result<(), LogError> {
-        let record = Record::parse(stored.bytes).map_err(|error| self.damaged(placed, Some(leaf), &error.to_string()))?;
+        let record =
+            Record::parse(stored.bytes).map_err(|error| self.damaged(placed, Some(leaf), &error.to_string()))?;
         let self_hash = record.self_hash();
         self.digests.push(*self_hash.as_bytes());
         self.self_hashes.push(*self_hash.as_bytes());
@@ -186,7 +187,9 @@ impl Reader<'_, '_> {
         if self.payload_file.as_ref().is_none_or(|(part, _)| *part != place.part) {
             let path = self.directory.segment_file(name);
             let file = self.disk.open(&path, Access::Read).map_err(|error| match error.source.kind() {
-                std::io::ErrorKind::NotFound => LogError::damaged(relative(name), 0, leaf, "the payload file is missing"),
+                std::io::ErrorKind::NotFound => {
+                    LogError::damaged(relative(name), 0, leaf, "the payload file is missing")
+                }
                 _ => error.into(),
             })?;
             read_file_header(file.as_ref(), name)?;

@@ -114,8 +114,9 @@ pub fn describe(
         .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, fault))?;
     let mut nodes = Vec::new();
     for node in covering_nodes(reading.leaves) {
-        let missing =
-            || LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(node.first_leaf()), "a node is missing");
+        let missing = || {
+            LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(node.first_leaf()), "a node is missing")
+        };
         let hash = node_hash_from(node, |level, index| tiles.tile_hash(level, index).ok_or_else(missing))?;
         nodes.push((node, hash));
     }

@@ -1,0 +1,456 @@
+//! Reading a log without its lock: records by index, proofs by tile.
+//!
+//! What is shown is durable: with a writer at work, everything before the newest slot's `start`;
+//! without one, also the valid linked frames behind it. Nothing is written. Every record is hashed
+//! again and compared with its leaf before it is handed out.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use stele_proof::record::{Record, Salt};
+use stele_proof::tree::{self, CompactRange, Node, NodeReader, ProveError};
+use stele_proof::{LeafIndex, TreeSize};
+
+use crate::batch::Batch;
+use crate::birth::read_genesis;
+use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
+use crate::disk::{Access, Disk, read_small, read_up_to};
+use crate::environment::Environment;
+use crate::error::LogError;
+use crate::frame::{FrameFault, FrameHeader, Tail};
+use crate::number::{Offset, SegmentNumber};
+use crate::read_back::{Depth, SegmentStart, check_payload, read_back};
+use crate::reserved::Genesis;
+use crate::ring::{Slot, read_ring};
+use crate::scan::{FrameScanner, Seen};
+use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, SegmentFile};
+use crate::tiles::{Tiles, completing_leaf, node_hash_from};
+
+/// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
+const MAX_TILES_BYTES: usize = 128 << 20;
+/// Sidecars that are kept in memory.
+const KEPT_SIDECARS: usize = 16;
+
+/// Where the readable log ends, and why it may not be the end of the files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VisibleEnd {
+    /// The end.
+    pub tail: Tail,
+    /// Something to tell: bytes of a torn last group behind the end.
+    pub note: Option<String>,
+}
+
+/// A record as it was read, with its payload slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadRecord {
+    /// Its leaf index.
+    pub index: LeafIndex,
+    /// Its canonical bytes, checked against the leaf.
+    pub canonical: Vec<u8>,
+    /// Salt and payload, where they were asked for and the record has them; checked against the
+    /// commitment.
+    pub payload: Option<(Salt, Vec<u8>)>,
+}
+
+/// Whether payloads are read along.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Payloads {
+    /// Only records.
+    Leave,
+    /// Payloads, too.
+    Read,
+}
+
+/// An open log, read only.
+pub struct LogReader {
+    disk: Arc<dyn Disk>,
+    directory: LogDirectory,
+    inventory: Inventory,
+    genesis: Genesis,
+    end: VisibleEnd,
+    /// Tiles of the segments that have no usable sidecar, the open one among them.
+    rebuilt: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
+    sidecars: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
+}
+
+impl LogReader {
+    /// Opens a log for reading; takes no lock and writes nothing.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn open(environment: &Environment, path: &Path) -> Result<Self, LogError> {
+        let disk = Arc::clone(&environment.disk);
+        let directory = LogDirectory::new(path);
+        let inventory = Inventory::take(disk.as_ref(), &directory)?;
+        let genesis = read_genesis(disk.as_ref(), &directory)?;
+        let start = Tail::start(inventory.alignment, inventory.height);
+        let mut reader = Self {
+            disk,
+            directory,
+            inventory,
+            genesis,
+            end: VisibleEnd { tail: start, note: None },
+            rebuilt: RefCell::default(),
+            sidecars: RefCell::default(),
+        };
+        reader.find_end()?;
+        Ok(reader)
+    }
+
+    /// What genesis says.
+    pub const fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// How many records can be read.
+    pub const fn size(&self) -> TreeSize {
+        self.end.tail.leaves
+    }
+
+    /// Where the readable log ends.
+    pub const fn end(&self) -> &VisibleEnd {
+        &self.end
+    }
+
+    /// Segments, all before the returned number sealed.
+    pub const fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The log's directory.
+    pub const fn directory(&self) -> &LogDirectory {
+        &self.directory
+    }
+
+    /// Finds the end and indexes the unsealed segments on the way.
+    fn find_end(&mut self) -> Result<(), LogError> {
+        let disk = Arc::clone(&self.disk);
+        let writer = disk.is_locked(&self.directory.lock())?;
+        let limit = if writer { self.newest_slot()? } else { None };
+        let mut tail = self.start_of(self.inventory.sealed)?;
+        self.end.tail = tail;
+        let mut note = None;
+        for segment in self.inventory.sealed.get()..=self.inventory.last.get() {
+            let segment = SegmentNumber::new(segment);
+            if tail.segment != segment {
+                break;
+            }
+            let name = SegmentFile::Frames(segment);
+            let file = disk.open(&self.directory.segment_file(name), Access::Read)?;
+            read_file_header(file.as_ref(), name)?;
+            let mut scanner = FrameScanner::new(file.as_ref());
+            while tail.segment == segment
+                && limit.is_none_or(|slot| (segment, tail.offset) < (slot.segment, slot.start))
+            {
+                match scanner.at(&tail)? {
+                    Seen::Frame(placed, _) => tail.advance(&placed),
+                    Seen::Nothing => break,
+                    Seen::Bad(fault) => {
+                        note = Some(self.torn_or_rotten(&tail, fault)?);
+                        break;
+                    }
+                }
+            }
+        }
+        self.end = VisibleEnd { tail, note };
+        Ok(())
+    }
+
+    /// A bad frame behind everything that was durable is a torn tail; before it, damage.
+    fn torn_or_rotten(&self, tail: &Tail, fault: FrameFault) -> Result<String, LogError> {
+        let name = relative(SegmentFile::Frames(tail.segment));
+        let durable = self.newest_slot()?.is_none_or(|slot| (tail.segment, tail.offset) < (slot.segment, slot.start));
+        if durable {
+            return Err(LogError::damaged(name, tail.offset.get(), Some(tail.leaves.next_leaf()), fault));
+        }
+        Ok(format!("{name}, byte {}: {fault}; a last group that was not acknowledged is left out", tail.offset))
+    }
+
+    fn newest_slot(&self) -> Result<Option<Slot>, LogError> {
+        let mut newest: Option<Slot> = None;
+        for segment in self.inventory.sealed.get()..=self.inventory.last.get() {
+            let segment = SegmentNumber::new(segment);
+            let file = self.disk.open(&self.directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
+            for slot in read_ring(file.as_ref(), segment)?.0 {
+                if newest.is_none_or(|newest| newest.group < slot.group) {
+                    newest = Some(slot);
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The tail at the start of a segment whose predecessors are sealed.
+    fn start_of(&self, segment: SegmentNumber) -> Result<Tail, LogError> {
+        let Some(before) = segment.get().checked_sub(1).map(SegmentNumber::new) else {
+            return Ok(Tail::start(self.inventory.alignment, self.inventory.height));
+        };
+        Ok(tail_behind(&self.inventory, &*self.tiles(before)?))
+    }
+
+    /// The tiles of a segment: its sidecar where that is good, else recomputed from the frames.
+    fn tiles(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+        if let Some(tiles) = self.rebuilt.borrow().get(&segment).or(self.sidecars.borrow().get(&segment)) {
+            return Ok(Rc::clone(tiles));
+        }
+        if let Some(tiles) = self.load_sidecar(segment)? {
+            return Ok(tiles);
+        }
+        // The nearest good sidecar before it, then everything from there on.
+        let mut first = segment;
+        while let Some(before) = first.get().checked_sub(1).map(SegmentNumber::new) {
+            if self.rebuilt.borrow().contains_key(&before) || self.load_sidecar(before)?.is_some() {
+                break;
+            }
+            first = before;
+        }
+        let mut tiles = None;
+        for number in first.get()..=segment.get() {
+            tiles = Some(self.rebuild(SegmentNumber::new(number))?);
+        }
+        tiles.ok_or_else(|| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, "cannot be rebuilt"))
+    }
+
+    fn load_sidecar(&self, segment: SegmentNumber) -> Result<Option<Rc<Tiles>>, LogError> {
+        if segment >= self.inventory.sealed {
+            return Ok(None);
+        }
+        let path = self.directory.segment_file(SegmentFile::Tiles(segment));
+        let Some(bytes) = read_small(self.disk.as_ref(), &path, MAX_TILES_BYTES)? else { return Ok(None) };
+        let Ok(tiles) = Tiles::decode(bytes, segment) else { return Ok(None) };
+        let tiles = Rc::new(tiles);
+        let mut kept = self.sidecars.borrow_mut();
+        if kept.len() >= KEPT_SIDECARS {
+            kept.pop_first();
+        }
+        kept.insert(segment, Rc::clone(&tiles));
+        Ok(Some(tiles))
+    }
+
+    fn rebuild(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+        let tail = self.start_of(segment)?;
+        let peaks = tree::peaks_at(tail.leaves, self).map_err(flatten)?;
+        let tree = CompactRange::from_peaks(tail.leaves, peaks)
+            .map_err(|error| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, error))?;
+        let start = SegmentStart { tail, tree };
+        let end = (segment >= self.inventory.sealed).then_some(&self.end.tail);
+        let reading =
+            read_back(self.disk.as_ref(), &self.directory, &start, end, Depth::Leaves, &mut |_, _, _| Ok(()))?;
+        let tiles = Tiles::decode(reading.tiles, segment)
+            .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, fault))?;
+        let tiles = Rc::new(tiles);
+        self.rebuilt.borrow_mut().insert(segment, Rc::clone(&tiles));
+        Ok(tiles)
+    }
+
+    /// The segment that holds a leaf below the size.
+    fn segment_of(&self, leaf: LeafIndex) -> Result<Rc<Tiles>, LogError> {
+        let (mut low, mut high) = (0, self.end.tail.segment.min(self.inventory.last).get());
+        loop {
+            let middle = low + (high - low) / 2;
+            let tiles = self.tiles(SegmentNumber::new(middle))?;
+            let leaves = tiles.leaves();
+            if leaves.contains(leaf) {
+                return Ok(tiles);
+            }
+            if low >= high {
+                return Err(LogError::BeyondEnd { index: leaf, size: self.size() });
+            }
+            if leaf < leaves.first {
+                high = middle.saturating_sub(1).max(low);
+            } else {
+                low = middle + 1;
+            }
+        }
+    }
+
+    /// Hands out the records from `first` up to, not with, `end` or the end of the log.
+    ///
+    /// # Errors
+    /// [`LogError::BeyondEnd`] where there is none of them; [`LogError::Damaged`] at the first damaged
+    /// record, after those before it were handed out; whatever `each` answers.
+    pub fn read<E: From<LogError>>(
+        &self,
+        first: LeafIndex,
+        end: LeafIndex,
+        payloads: Payloads,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let end = end.min(self.size().next_leaf());
+        if first >= end {
+            return Err(LogError::BeyondEnd { index: first, size: self.size() }.into());
+        }
+        let mut next = first;
+        while next < end {
+            let tiles = self.segment_of(next)?;
+            while next < end && tiles.leaves().contains(next) {
+                next = self.read_frame(&tiles, next, end, payloads, each)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out the records of the frame that holds `first`, from there up to `end`; answers the next.
+    fn read_frame<E: From<LogError>>(
+        &self,
+        tiles: &Tiles,
+        first: LeafIndex,
+        end: LeafIndex,
+        payloads: Payloads,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<LeafIndex, E> {
+        let segment = tiles.segment();
+        let name = relative(SegmentFile::Frames(segment));
+        let frame = tiles
+            .frame_of_leaf(first)
+            .ok_or_else(|| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(first), "no frame holds it"))?;
+        let damaged = |leaf, what: &dyn std::fmt::Display| LogError::damaged(&*name, frame.offset.get(), Some(leaf), what);
+        let (header, body) = self.frame_at(segment, frame.offset, first)?;
+        let batch = Batch::parse(&body).map_err(|error| damaged(first, &error))?;
+        let mut next = first;
+        for (index, stored) in (header.first_leaf.get()..).map(LeafIndex::new).zip(batch.records()) {
+            if index != next || index >= end {
+                continue;
+            }
+            if tiles.leaf_hash(index) != Some(tree::leaf_hash(stored.bytes)) {
+                return Err(damaged(index, &"the record does not hash to its leaf").into());
+            }
+            let payload = match (payloads, header.payload) {
+                (Payloads::Read, Some(place)) if stored.slot.1 > 0 => {
+                    Some(self.payload(segment, place, stored.slot, index, stored.bytes)?)
+                }
+                _ => None,
+            };
+            each(ReadRecord { index, canonical: stored.bytes.to_vec(), payload })?;
+            next = LeafIndex::new(index.get() + 1);
+        }
+        if next == first {
+            return Err(damaged(first, &"the frame does not hold the record that it should").into());
+        }
+        Ok(next)
+    }
+
+    fn frame_at(
+        &self,
+        segment: SegmentNumber,
+        offset: Offset,
+        leaf: LeafIndex,
+    ) -> Result<(FrameHeader, Vec<u8>), LogError> {
+        crate::store::read_frame_at(self.disk.as_ref(), &self.directory, segment, offset).map_err(|error| match error {
+            LogError::Damaged(mut damage) => {
+                damage.leaf = Some(leaf);
+                LogError::Damaged(damage)
+            }
+            other => other,
+        })
+    }
+
+    fn payload(
+        &self,
+        segment: SegmentNumber,
+        place: PayloadPlace,
+        slot: (u32, u32),
+        leaf: LeafIndex,
+        canonical: &[u8],
+    ) -> Result<(Salt, Vec<u8>), LogError> {
+        let name = SegmentFile::Payloads(segment, place.part);
+        let at = u64::from(place.offset) + u64::from(slot.0);
+        let damaged = |what: &dyn std::fmt::Display| LogError::damaged(relative(name), at, Some(leaf), what);
+        let file = self.disk.open(&self.directory.segment_file(name), Access::Read)?;
+        let bytes = read_up_to(file.as_ref(), at, slot.1 as usize)?;
+        let record = Record::parse(canonical).map_err(|error| damaged(&error))?;
+        check_payload(&record, &bytes, slot.1 as usize).map_err(|what| damaged(&what))?;
+        match bytes.split_first_chunk::<{ Salt::LEN }>() {
+            Some((salt, payload)) => Ok((Salt::new(*salt), payload.to_vec())),
+            None => Err(damaged(&"the payload slot is too short")),
+        }
+    }
+
+    /// The root of the tree at a size that can be read.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn root_at(&self, size: TreeSize) -> Result<tree::Hash, LogError> {
+        tree::root_at(size, self).map_err(flatten)
+    }
+
+    /// An inclusion proof of a record in the tree of that size; verified before it is answered.
+    ///
+    /// # Errors
+    /// [`LogError::BeyondEnd`], [`LogError::Damaged`].
+    pub fn prove_inclusion(&self, leaf: LeafIndex, size: TreeSize) -> Result<Vec<tree::Hash>, LogError> {
+        if !size.contains(leaf) || size > self.size() {
+            return Err(LogError::BeyondEnd { index: leaf, size: size.min(self.size()) });
+        }
+        let proof = tree::prove_inclusion(leaf, size, self).map_err(flatten)?;
+        let hash = self.read_nodes(&Node::leaf(leaf).into_iter().collect::<Vec<_>>())?;
+        let root = self.root_at(size)?;
+        let wrong = |what: &dyn std::fmt::Display| LogError::damaged("segments", 0, Some(leaf), what);
+        let hash = hash.first().ok_or_else(|| wrong(&"its leaf hash is missing"))?;
+        tree::verify_inclusion(hash, leaf, size, &proof, &root).map_err(|error| wrong(&error))?;
+        Ok(proof)
+    }
+
+    /// A consistency proof between two sizes that can be read; verified before it is answered.
+    ///
+    /// # Errors
+    /// [`LogError::BeyondEnd`], [`LogError::Damaged`].
+    pub fn prove_consistency(&self, old: TreeSize, new: TreeSize) -> Result<Vec<tree::Hash>, LogError> {
+        if new > self.size() {
+            return Err(LogError::BeyondEnd { index: LeafIndex::new(new.get() - 1), size: self.size() });
+        }
+        let proof = tree::prove_consistency(old, new, self).map_err(flatten)?;
+        let (old_root, new_root) = (self.root_at(old)?, self.root_at(new)?);
+        tree::verify_consistency(old, &old_root, new, &new_root, &proof)
+            .map_err(|error| LogError::damaged("segments", 0, None, error))?;
+        Ok(proof)
+    }
+
+    /// The tiles of a segment, for listings.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn segment(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+        self.tiles(segment)
+    }
+}
+
+impl NodeReader for LogReader {
+    type Error = LogError;
+
+    fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
+        let tile_hash = |level: u8, index: u64| {
+            let beyond =
+                || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
+            let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
+            self.segment_of(leaf)?.tile_hash(level, index).ok_or_else(beyond)
+        };
+        nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
+    }
+}
+
+fn flatten(error: ProveError<LogError>) -> LogError {
+    match error {
+        ProveError::Read(error) => error,
+        other => LogError::damaged("segments", 0, None, other),
+    }
+}
+
+/// The tail behind the last frame of a segment that ended there.
+pub fn tail_behind(inventory: &Inventory, tiles: &Tiles) -> Tail {
+    Tail {
+        alignment: inventory.alignment,
+        height: inventory.height,
+        segment: tiles.segment().next(),
+        offset: FRAMES_START,
+        payload_part: PayloadPart::FIRST,
+        payload_offset: PAYLOADS_START,
+        next_index: tiles.last_index().next(),
+        last_term: tiles.last_term(),
+        link: tiles.last_link(),
+        leaves: TreeSize::new(tiles.leaves().end.get()),
+    }
+}
