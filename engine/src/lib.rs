@@ -14,6 +14,7 @@
 //! | [`batch`] | the body of a batch |
 //! | [`membership`] | the body of a membership entry |
 //! | [`tiles`] | the tile sidecar of a sealed segment: frame table and hashes |
+//! | [`reserved`] | the bodies of the records the log writes itself |
 //! | [`ring`] | the flush ring: what is durable |
 //! | [`generation`] | small guarded files |
 //! | [`hard_state`] | vote, incarnation, clean mark, peers |

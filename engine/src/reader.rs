@@ -304,10 +304,11 @@ impl LogReader {
     ) -> Result<LeafIndex, E> {
         let segment = tiles.segment();
         let name = relative(SegmentFile::Frames(segment));
-        let frame = tiles
-            .frame_of_leaf(first)
-            .ok_or_else(|| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(first), "no frame holds it"))?;
-        let damaged = |leaf, what: &dyn std::fmt::Display| LogError::damaged(&*name, frame.offset.get(), Some(leaf), what);
+        let frame = tiles.frame_of_leaf(first).ok_or_else(|| {
+            LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(first), "no frame holds it")
+        })?;
+        let damaged =
+            |leaf, what: &dyn std::fmt::Display| LogError::damaged(&*name, frame.offset.get(), Some(leaf), what);
         let (header, body) = self.frame_at(segment, frame.offset, first)?;
         let batch = Batch::parse(&body).map_err(|error| damaged(first, &error))?;
         let mut next = first;

@@ -326,7 +326,7 @@ const fn count(indexes: &Range<u64>) -> u64 {
 }
 
 /// Whether leaves lie in one block of the largest height, as those of any segment do (I-FRAME-3).
-fn is_in_one_block(leaves: LeafRange) -> bool {
+pub(crate) fn is_in_one_block(leaves: LeafRange) -> bool {
     match leaves.end.get().checked_sub(1) {
         Some(last) if !leaves.is_empty() => leaves.first.get() >> LARGEST_BLOCK_HEIGHT == last >> LARGEST_BLOCK_HEIGHT,
         _ => true,
@@ -334,7 +334,7 @@ fn is_in_one_block(leaves: LeafRange) -> bool {
 }
 
 /// Whether a frame can lie between two positions.
-fn is_frame(offset: Offset, end: Offset) -> bool {
+pub(crate) fn is_frame(offset: Offset, end: Offset) -> bool {
     let len = end.get().checked_sub(offset.get());
     len.is_some_and(|len| len >= frame::HEADER_BYTES as u64) && end.get().is_multiple_of(SMALLEST_ALIGNMENT)
 }

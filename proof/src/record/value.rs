@@ -86,6 +86,13 @@ impl Object {
         Some(self.0.remove(at).1)
     }
 
+    /// The canonical bytes (RFC 8785). Depth and length are bounded by whoever built the object.
+    pub fn to_canonical(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
     /// Appends the canonical bytes.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.push(b'{');

@@ -1,0 +1,236 @@
+//! A log on one machine, from birth to proof, on real files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stele_engine::birth::CreateOptions;
+use stele_engine::environment::{Clock, Entropy, Environment};
+use stele_engine::error::LogError;
+use stele_engine::intake::{Refusal, Submission};
+use stele_engine::local::{LocalLog, PushError, Receipt, SealSettings};
+use stele_engine::number::BlockHeight;
+use stele_engine::reader::{LogReader, Payloads, ReadRecord};
+use stele_proof::checkpoint::Origin;
+use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, Subject};
+use stele_proof::tree::{CompactRange, leaf_hash, verify_consistency, verify_inclusion};
+use stele_proof::{LeafIndex, TreeSize, UnixMillis};
+
+/// A clock that a test moves, and randomness that counts.
+struct Fixed {
+    now: AtomicU64,
+    next: AtomicU64,
+}
+
+impl Clock for Fixed {
+    fn now(&self) -> UnixMillis {
+        UnixMillis::new(self.now.load(Ordering::Relaxed))
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
+        for chunk in out.chunks_mut(8) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+            chunk.copy_from_slice(&number[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+fn fixed() -> (Environment, Arc<Fixed>) {
+    let source = Arc::new(Fixed { now: AtomicU64::new(1_000_000), next: AtomicU64::new(1) });
+    let environment = Environment { clock: source.clone(), entropy: source.clone(), ..Environment::system() };
+    (environment, source)
+}
+
+fn create(environment: &Environment, path: &Path) -> LocalLog {
+    let origin = Origin::new("example.com/test").unwrap();
+    let options = CreateOptions { block_height: BlockHeight::new(8).unwrap(), ..CreateOptions::new(origin) };
+    LocalLog::create(environment, path, &options).unwrap()
+}
+
+fn line(log: &mut LocalLog, stream: &str, payload: &[u8]) -> Result<Receipt, PushError> {
+    let builder = RecordBuilder {
+        ts_ms: UnixMillis::new(7),
+        writer_id: "w",
+        stream,
+        kind: "Line",
+        actor: Actor { anon: true, ..Actor::default() },
+        subject: Subject::default(),
+        reason: "ok",
+        attrs: &Object::default(),
+        payload: None,
+    };
+    log.push(&Submission::Draft { builder: &builder, payload: Some((&Salt::new([3; 32]), payload)) })
+}
+
+fn read_all(reader: &LogReader) -> Vec<ReadRecord> {
+    let mut records = Vec::new();
+    reader
+        .read::<LogError>(LeafIndex::new(0), LeafIndex::new(u64::MAX), Payloads::Read, &mut |record| {
+            records.push(record);
+            Ok(())
+        })
+        .unwrap();
+    records
+}
+
+#[test]
+fn records_survive_close_and_open_and_every_proof_holds() {
+    let (environment, _) = fixed();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mut log = create(&environment, &path);
+    let mut receipts = Vec::new();
+    for round in 0..3 {
+        for number in 0..300 {
+            let payload = format!("round {round} line {number}");
+            receipts.push((line(&mut log, "s", payload.as_bytes()).unwrap(), payload));
+            if number % 7 == 0 {
+                log.flush().unwrap();
+            }
+        }
+        log.close().unwrap();
+        log = LocalLog::open(&environment, &path).unwrap();
+        assert!(log.torn_tail().is_none());
+    }
+    let checkpoint = log.checkpoint().unwrap();
+    log.close().unwrap();
+
+    let reader = LogReader::open(&environment, &path).unwrap();
+    assert_eq!(reader.end().note, None);
+    let records = read_all(&reader);
+    assert_eq!(records.len() as u64, reader.size().get());
+    for (receipt, payload) in &receipts {
+        let record = &records[usize::try_from(receipt.index.get()).unwrap()];
+        assert_eq!(record.index, receipt.index);
+        assert_eq!(Record::parse(&record.canonical).unwrap().self_hash(), receipt.self_hash);
+        assert_eq!(record.payload.as_ref().unwrap().1, payload.as_bytes());
+    }
+    let size = reader.size();
+    let mut tree = CompactRange::new();
+    let mut roots = vec![tree.root()];
+    for record in &records {
+        tree.append(leaf_hash(&record.canonical));
+        roots.push(tree.root());
+    }
+    assert_eq!(reader.root_at(size).unwrap(), tree.root());
+    assert!(checkpoint.contains(&format!("\n{size}\n{}\n", tree.root().to_base64())));
+    for (record, index) in records.iter().zip(0..) {
+        let index = LeafIndex::new(index);
+        let proof = reader.prove_inclusion(index, size).unwrap();
+        verify_inclusion(&leaf_hash(&record.canonical), index, size, &proof, &tree.root()).unwrap();
+    }
+    for old in (1..=size.get()).step_by(13) {
+        let proof = reader.prove_consistency(TreeSize::new(old), size).unwrap();
+        let root = &roots[usize::try_from(old).unwrap()];
+        verify_consistency(TreeSize::new(old), root, size, &tree.root(), &proof).unwrap();
+    }
+}
+
+#[test]
+fn the_same_calls_clock_and_randomness_give_the_same_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut logs = Vec::new();
+    for name in ["a", "b"] {
+        let (environment, _) = fixed();
+        let path = directory.path().join(name);
+        let mut log = create(&environment, &path);
+        for number in 0..2000 {
+            line(&mut log, "s", format!("line {number}").as_bytes()).unwrap();
+            if number % 50 == 0 {
+                log.cut(Box::new(|result| result.unwrap())).unwrap();
+            }
+        }
+        log.close().unwrap();
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path.join("segments")).unwrap() {
+            let entry = entry.unwrap();
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            if !entry.metadata().unwrap().permissions().readonly() && entry.path().extension().unwrap() == "seg" {
+                // The ring of the open segment tells flushes, which are this node's own.
+                bytes[4096..16384].fill(0);
+            }
+            files.push((entry.file_name(), bytes));
+        }
+        files.sort();
+        logs.push(files);
+    }
+    assert!(logs[0].len() > 20);
+    assert_eq!(logs[0], logs[1]);
+}
+
+#[test]
+fn retries_are_answered_and_contradictions_refused() {
+    let (environment, _) = fixed();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mut log = create(&environment, &path);
+    let mut finished = Vec::new();
+    for number in 0..5 {
+        let receipt = line(&mut log, "s", format!("{number}").as_bytes()).unwrap();
+        finished.push(receipt);
+    }
+    log.close().unwrap();
+    let mut log = LocalLog::open(&environment, &path).unwrap();
+    let reader = LogReader::open(&environment, &path).unwrap();
+    let first = &read_all(&reader)[1];
+    let (salt, payload) = first.payload.clone().unwrap();
+    let mut bytes = Vec::new();
+    let record = Record::parse(&first.canonical).unwrap();
+    record.write_finished(&record.self_hash(), &mut bytes);
+    let again = Submission::Finished { bytes: &bytes, payload: Some((&salt, &payload)) };
+    assert_eq!(log.push(&again).unwrap(), finished[0]);
+    let bare = Submission::Finished { bytes: &bytes, payload: None };
+    assert!(matches!(log.push(&bare), Err(PushError::Refused(Refusal::Payload(_)))));
+    let builder = RecordBuilder {
+        ts_ms: UnixMillis::new(7),
+        writer_id: "w",
+        stream: "stele/log",
+        kind: "K",
+        actor: Actor::default(),
+        subject: Subject::default(),
+        reason: "ok",
+        attrs: &Object::default(),
+        payload: None,
+    };
+    let reserved = Submission::Draft { builder: &builder, payload: None };
+    assert!(matches!(log.push(&reserved), Err(PushError::Refused(Refusal::Reserved))));
+    let size = log.size();
+    assert!(matches!(LocalLog::open(&environment, &path), Err(LogError::Locked { .. })));
+    log.close().unwrap();
+    assert_eq!(LocalLog::open(&environment, &path).unwrap().size(), size);
+    assert!(matches!(
+        LocalLog::create(&environment, &path, &CreateOptions::new(Origin::new("o").unwrap())),
+        Err(LogError::Exists(_))
+    ));
+}
+
+#[test]
+fn a_quiet_segment_is_sealed_by_age() {
+    let (environment, source) = fixed();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mut log = create(&environment, &path);
+    log.set_seal_settings(SealSettings { after_ms: 1000, ..SealSettings::default() });
+    source.now.fetch_add(5000, Ordering::Relaxed);
+    line(&mut log, "s", b"one").unwrap();
+    log.cut(Box::new(|result| result.unwrap())).unwrap();
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(|e| is_seg(e)).count(), 1);
+    source.now.fetch_add(1000, Ordering::Relaxed);
+    line(&mut log, "s", b"two").unwrap();
+    log.cut(Box::new(|result| result.unwrap())).unwrap();
+    log.close().unwrap();
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(|e| is_seg(e)).count(), 2);
+    // Seal records alone never make a segment due.
+    source.now.fetch_add(1_000_000, Ordering::Relaxed);
+    let log = LocalLog::open(&environment, &path).unwrap();
+    let size = log.size();
+    log.close().unwrap();
+    assert_eq!(LocalLog::open(&environment, &path).unwrap().size(), size);
+}
+
+fn is_seg(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "seg")
+}
