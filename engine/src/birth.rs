@@ -99,6 +99,7 @@ pub(crate) fn create(
         log_keys: vec![vkey(&log_key)],
         policy,
     };
+    genesis.check().map_err(|error| unusable("genesis", error))?;
     refresh_description(disk, directory, &genesis)?;
     SigningStateFile::create(disk, &directory.signing_state())?;
     let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };

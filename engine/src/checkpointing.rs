@@ -1,14 +1,21 @@
 //! Signing checkpoints with this node's keys.
 
+use std::path::Path;
+
 use stele_proof::UnixSeconds;
 use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::cosignature::cosign;
 use stele_proof::key::SigningKey;
 use stele_proof::note::{Note, signature_line};
 
-use crate::directory::LogDirectory;
-use crate::disk::{Disk, Mode, read_small, replace};
+use crate::directory::{Inventory, LogDirectory};
+use crate::disk::{Access, Disk, Mode, read_small, replace};
+use crate::environment::Environment;
 use crate::error::LogError;
+use crate::local::take_lock;
+use crate::number::SegmentNumber;
+use crate::reader::LogReader;
+use crate::segment::SegmentFile;
 use crate::signing_state::{SignedHead, SigningStateFile};
 
 /// Largest key, policy or checkpoint file that is read.
@@ -65,6 +72,30 @@ pub fn sign_checkpoint(
     let note = Note::new(&text, vec![log, site]).map_err(|error| wrong("checkpoint", error.to_string()))?.to_string();
     replace(disk, &directory.checkpoint(), note.as_bytes(), Mode::Public)?;
     Ok(note)
+}
+
+/// Signs the durable size of a log that nobody has open; appends nothing.
+///
+/// # Errors
+/// [`LogError::Locked`] while somebody has it open; as [`sign_checkpoint`].
+pub fn make_checkpoint(environment: &Environment, path: &Path) -> Result<String, LogError> {
+    let disk = environment.disk.as_ref();
+    let directory = LogDirectory::new(path);
+    Inventory::take(disk, &directory)?;
+    let _lock = take_lock(disk, &directory)?;
+    let inventory = Inventory::take(disk, &directory)?;
+    // A writer that was killed may have left frames in memory that are on no disk yet.
+    for segment in (inventory.sealed.get()..=inventory.last.get()).map(SegmentNumber::new) {
+        for part in inventory.payload_parts(segment) {
+            disk.open(&directory.segment_file(SegmentFile::Payloads(segment, part)), Access::Write)?.sync()?;
+        }
+        disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Write)?.sync()?;
+    }
+    let reader = LogReader::open_locked(environment, path)?;
+    let head = SignedHead { size: reader.size(), root: reader.root_at(reader.size())? };
+    let origin = Origin::new(&reader.genesis().origin)
+        .map_err(|error| LogError::File { file: "genesis".to_owned(), why: error.to_string() })?;
+    sign_checkpoint(disk, &directory, &origin, head, environment.clock.now().seconds())
 }
 
 /// The checkpoint that was made last, where there is one, and the text it signs.

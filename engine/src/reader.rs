@@ -64,6 +64,15 @@ pub enum Payloads {
     Read,
 }
 
+/// How far a log is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Upto {
+    /// What the flush ring proves durable: somebody is writing.
+    Confirmed,
+    /// All valid linked frames: nobody is writing.
+    LastFrame,
+}
+
 /// An open log, read only.
 pub struct LogReader {
     disk: Arc<dyn Disk>,
@@ -82,6 +91,16 @@ impl LogReader {
     /// # Errors
     /// [`LogError`].
     pub fn open(environment: &Environment, path: &Path) -> Result<Self, LogError> {
+        let locked = environment.disk.is_locked(&LogDirectory::new(path).lock())?;
+        Self::open_up_to(environment, path, if locked { Upto::Confirmed } else { Upto::LastFrame })
+    }
+
+    /// As [`LogReader::open`], for somebody who holds the lock, so that nobody writes.
+    pub(crate) fn open_locked(environment: &Environment, path: &Path) -> Result<Self, LogError> {
+        Self::open_up_to(environment, path, Upto::LastFrame)
+    }
+
+    fn open_up_to(environment: &Environment, path: &Path, upto: Upto) -> Result<Self, LogError> {
         let disk = Arc::clone(&environment.disk);
         let directory = LogDirectory::new(path);
         let inventory = Inventory::take(disk.as_ref(), &directory)?;
@@ -96,7 +115,7 @@ impl LogReader {
             rebuilt: RefCell::default(),
             sidecars: RefCell::default(),
         };
-        reader.find_end()?;
+        reader.find_end(upto)?;
         Ok(reader)
     }
 
@@ -126,10 +145,12 @@ impl LogReader {
     }
 
     /// Finds the end and indexes the unsealed segments on the way.
-    fn find_end(&mut self) -> Result<(), LogError> {
+    fn find_end(&mut self, upto: Upto) -> Result<(), LogError> {
         let disk = Arc::clone(&self.disk);
-        let writer = disk.is_locked(&self.directory.lock())?;
-        let limit = if writer { self.newest_slot()? } else { None };
+        let limit = match upto {
+            Upto::Confirmed => self.newest_slot()?,
+            Upto::LastFrame => None,
+        };
         let mut tail = self.start_of(self.inventory.sealed)?;
         self.end.tail = tail;
         let mut note = None;

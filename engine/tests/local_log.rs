@@ -1,5 +1,7 @@
 //! A log on one machine, from birth to proof, on real files.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

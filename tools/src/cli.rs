@@ -4,10 +4,11 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{completions, keys, note, record, tlog};
+use crate::{append, completions, init, keys, note, prove, read, record, segment, tlog};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -21,6 +22,10 @@ Exit codes:
   7  busy: locked directory, full queue
 
 Examples:
+  stele quickstart FILE
+  stele init --log audit --origin example.com/audit
+  stele append --log audit --stream app --writer host-1 --kind Line app.log
+  stele prove --log audit 1 -o 1.tlog-proof
   stele record check < record.json
   stele keys generate --name example.com/log -o log.key
   stele note verify --key VKEY checkpoint
@@ -38,6 +43,23 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Make a log.
+    Init(init::Arguments),
+    /// Append records to a log, acknowledged as they become durable.
+    Append(append::Arguments),
+    /// Print records of a log.
+    Read(read::Arguments),
+    /// Print the last records of a log.
+    Tail(read::TailArguments),
+    /// Print a signed checkpoint of everything durable.
+    Checkpoint(prove::CheckpointArguments),
+    /// Write a proof that a record is in the log.
+    Prove(prove::ProveArguments),
+    /// Prove that a log only grew between two sizes.
+    Consistency(prove::ConsistencyArguments),
+    /// List, inspect and seal the segments of a log.
+    #[command(subcommand)]
+    Segment(segment::Command),
     /// Hash, check or bring into canonical form one record.
     #[command(subcommand)]
     Record(record::Command),
@@ -59,8 +81,16 @@ impl Command {
     ///
     /// # Errors
     /// [`Failure`]: the exit code and what to tell.
-    pub fn run(self, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    pub fn run(self, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
         match self {
+            Self::Init(arguments) => init::run(&arguments, environment, streams),
+            Self::Append(arguments) => append::run(&arguments, environment, streams),
+            Self::Read(arguments) => read::run(&arguments, environment, streams),
+            Self::Tail(arguments) => read::run_tail(&arguments, environment, streams),
+            Self::Checkpoint(arguments) => prove::run_checkpoint(&arguments, environment, streams),
+            Self::Prove(arguments) => prove::run_prove(&arguments, environment, streams),
+            Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
+            Self::Segment(command) => segment::run(&command, environment, streams),
             Self::Record(command) => record::run(command, streams),
             Self::Tlog(command) => tlog::run(command, streams),
             Self::Note(command) => note::run(command, streams),
@@ -73,7 +103,7 @@ impl Command {
 /// Reads the arguments, the first being the program's name, does what they ask, and tells what went wrong.
 pub fn main(arguments: impl IntoIterator<Item = OsString>, streams: &mut Streams<'_>) -> Exit {
     let done = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli.command.run(streams),
+        Ok(cli) => cli.command.run(&Environment::system(), streams),
         Err(error) if error.use_stderr() => {
             streams.tell(usage(&error));
             return Exit::Usage;

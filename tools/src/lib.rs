@@ -8,18 +8,28 @@
 //! | [`cli`] | the arguments as a whole, usage errors, the way from a command to its module |
 //! | [`exit`] | the exit codes, and [`Failure`]: an exit code with one sentence |
 //! | [`stream`] | the standard streams, `FILE` or `-`, bounded reading |
+//! | [`init`] | `stele init`: makes a log |
+//! | [`append`] | `stele append`: records into a log |
+//! | [`read`] | `stele read`, `stele tail`: records out of a log |
+//! | [`prove`] | `stele checkpoint`, `stele prove`, `stele consistency` |
+//! | [`segment`] | `stele segment`: the files of a log |
 //! | [`completions`] | `stele completions` |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
 //! | [`note`] | `stele note`: signed notes |
 //! | [`record`] | `stele record`: one record on standard input |
 //! | [`tlog`] | `stele tlog`: proofs given as JSON lines |
 
+pub mod append;
 pub mod cli;
 pub mod completions;
 pub mod exit;
+pub mod init;
 pub mod keys;
 pub mod note;
+pub mod prove;
+pub mod read;
 pub mod record;
+pub mod segment;
 pub mod stream;
 pub mod tlog;
 

@@ -13,15 +13,20 @@ use crate::exit::Failure;
 /// The three standard streams, or what a test gives in their place.
 pub struct Streams<'s> {
     /// Standard input.
-    pub input: &'s mut dyn BufRead,
+    pub input: Box<dyn BufRead + Send>,
     output: &'s mut dyn Write,
     errors: &'s mut dyn Write,
 }
 
 impl<'s> Streams<'s> {
     /// Standard input, standard output and standard error.
-    pub fn new(input: &'s mut dyn BufRead, output: &'s mut dyn Write, errors: &'s mut dyn Write) -> Self {
+    pub fn new(input: Box<dyn BufRead + Send>, output: &'s mut dyn Write, errors: &'s mut dyn Write) -> Self {
         Self { input, output, errors }
+    }
+
+    /// Gives standard input away, to be read on another thread.
+    pub fn take_input(&mut self) -> Box<dyn BufRead + Send> {
+        std::mem::replace(&mut self.input, Box::new(io::empty()))
     }
 
     /// Writes one line to standard output.

@@ -125,7 +125,7 @@ fn answer<C: Case>(streams: &mut Streams<'_>) -> Result<(), Failure> {
     loop {
         number += 1;
         let at = || format!("standard input, line {number}");
-        match read_line(streams.input, &mut line).with_context(at)? {
+        match read_line(&mut *streams.input, &mut line).with_context(at)? {
             Line::End => return Ok(()),
             Line::TooLong => return Err(anyhow!("the line has more than {MAX_LINE_BYTES} bytes").context(at()).into()),
             Line::Read => {}

@@ -1,0 +1,179 @@
+//! `stele segment`: the files of a log.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use stele_engine::directory::LogDirectory;
+use stele_engine::disk::Access;
+use stele_engine::environment::Environment;
+use stele_engine::local::LocalLog;
+use stele_engine::number::SegmentNumber;
+use stele_engine::reader::LogReader;
+use stele_engine::seal::digest_of;
+use stele_engine::segment::SegmentFile;
+
+use crate::append::tell_torn;
+use crate::exit::{Exit, Failure};
+use crate::read::open;
+use crate::stream::Streams;
+
+/// What to do with segments.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// List the segments of a log: number, state, records, bytes.
+    List(ListArguments),
+    /// Show one segment: its files, entries, records and digest.
+    Inspect(InspectArguments),
+    /// End the open segment and seal it.
+    ///
+    /// Appends a seal entry and, in the next segment, the seal record with the digests of the sealed file.
+    Seal(SealArguments),
+}
+
+/// The arguments of `stele segment list`.
+#[derive(Args, Debug)]
+pub struct ListArguments {
+    /// The log's directory.
+    #[arg(long, value_name = "DIR")]
+    pub log: PathBuf,
+    /// Print a JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `stele segment inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArguments {
+    /// The log's directory.
+    #[arg(long, value_name = "DIR")]
+    pub log: PathBuf,
+    /// The segment's number.
+    #[arg(value_name = "SEGMENT")]
+    pub segment: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `stele segment seal`.
+#[derive(Args, Debug)]
+pub struct SealArguments {
+    /// The log's directory.
+    #[arg(long, value_name = "DIR")]
+    pub log: PathBuf,
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(command: &Command, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    match command {
+        Command::List(arguments) => list(arguments, environment, streams),
+        Command::Inspect(arguments) => inspect(arguments, environment, streams),
+        Command::Seal(arguments) => seal(arguments, environment, streams),
+    }
+}
+
+/// One segment as it is listed.
+struct Listed {
+    number: SegmentNumber,
+    state: &'static str,
+    first_leaf: u64,
+    records: u64,
+    bytes: u64,
+}
+
+fn look_at(reader: &LogReader, environment: &Environment, number: SegmentNumber) -> Result<Listed, Failure> {
+    let inventory = reader.inventory();
+    let path = reader.directory().segment_file(SegmentFile::Frames(number));
+    let status = environment.disk.open(&path, Access::Read).and_then(|file| file.status());
+    let tiles = reader.segment(number)?;
+    let state = if number < inventory.sealed {
+        "sealed"
+    } else if number < reader.end().tail.segment {
+        "ended"
+    } else {
+        "active"
+    };
+    Ok(Listed {
+        number,
+        state,
+        first_leaf: tiles.leaves().first.get(),
+        records: tiles.leaves().len(),
+        bytes: status.map_err(|error| anyhow!(error))?.len,
+    })
+}
+
+fn list(arguments: &ListArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let reader = open(environment, &arguments.log, streams)?;
+    if !arguments.json {
+        streams.line("segment  state   first record     records         bytes")?;
+    }
+    for number in (0..=reader.inventory().last.get()).map(SegmentNumber::new) {
+        let Listed { number, state, first_leaf, records, bytes } = look_at(&reader, environment, number)?;
+        let number = number.get();
+        if arguments.json {
+            streams.line(serde_json::json!({
+                "segment": number, "state": state, "first_leaf": first_leaf, "records": records, "bytes": bytes,
+            }))?;
+        } else {
+            streams.line(format_args!("{number:>7}  {state:<6}  {first_leaf:>12}  {records:>10}  {bytes:>12}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let reader = open(environment, &arguments.log, streams)?;
+    let number = SegmentNumber::new(arguments.segment);
+    if number > reader.inventory().last {
+        let why = format!("there is no segment {number}: the last is {}", reader.inventory().last);
+        return Err(Failure::new(Exit::NotFound, anyhow!(why)));
+    }
+    let Listed { state, first_leaf, records, bytes, .. } = look_at(&reader, environment, number)?;
+    let tiles = reader.segment(number)?;
+    let directory = LogDirectory::new(&arguments.log);
+    let path = directory.segment_file(SegmentFile::Frames(number));
+    let digest = if state == "sealed" {
+        let file = environment.disk.open(&path, Access::Read).map_err(|error| anyhow!(error))?;
+        Some(digest_of(file.as_ref()).map_err(|error| anyhow!(error))?.to_string())
+    } else {
+        None
+    };
+    let payloads: Vec<String> = reader
+        .inventory()
+        .payload_parts(number)
+        .map(|part| SegmentFile::Payloads(number, part).name())
+        .collect();
+    let (first_index, entries) = (tiles.first_index().get(), u64::from(tiles.frame_count()));
+    if arguments.json {
+        return streams.line(serde_json::json!({
+            "segment": number.get(), "state": state, "file": SegmentFile::Frames(number).name(), "bytes": bytes,
+            "digest": digest, "first_leaf": first_leaf, "records": records, "first_entry": first_index,
+            "entries": entries, "payload_files": payloads,
+        }));
+    }
+    streams.line(format_args!("segment       {number} ({state})"))?;
+    streams.line(format_args!("file          {} ({bytes} bytes)", SegmentFile::Frames(number).name()))?;
+    if let Some(digest) = digest {
+        streams.line(format_args!("digest        {digest}"))?;
+    }
+    streams.line(format_args!("records       {records}, from index {first_leaf}"))?;
+    streams.line(format_args!("entries       {entries}, from raft index {first_index}"))?;
+    streams.line(format_args!("payload files {}", if payloads.is_empty() { "none".to_owned() } else { payloads.join(" ") }))
+}
+
+fn seal(arguments: &SealArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let mut log = LocalLog::open(environment, &arguments.log)?;
+    tell_torn(&log, streams);
+    let ended = log.end_segment();
+    let closed = log.close();
+    let ended = ended?;
+    closed?;
+    match ended {
+        Some(segment) => streams.line(format_args!("sealed segment {segment}")),
+        None => streams.line("nothing to seal: the open segment holds no records"),
+    }
+}
