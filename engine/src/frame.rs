@@ -30,9 +30,9 @@
 
 use stele_proof::{LeafIndex, TreeSize};
 
-use crate::batch::{Batch, BatchError};
+use crate::batch::{Batch, BatchError, MAX_PAYLOAD_BYTES, MAX_RECORDS};
 use crate::number::{Alignment, BlockHeight, Offset, RaftIndex, SegmentNumber, Term};
-use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace};
+use crate::segment::{FRAMES_START, MAX_PART_BYTES, PAYLOADS_START, PayloadPart, PayloadPlace};
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 64;
@@ -220,6 +220,7 @@ impl FrameHeader {
         let payload = match place.len {
             0 if place.part.get() != 0 || place.offset != 0 => return Err(FrameFault::Field("payload place")),
             0 => None,
+            _ if !is_placed(&place) => return Err(FrameFault::Field("payload place")),
             _ => Some(place),
         };
         let header = Self {
@@ -236,6 +237,10 @@ impl FrameHeader {
         if header.body_len as usize > MAX_BODY_BYTES {
             return Err(FrameFault::Field("body length"));
         }
+        let leaves = u64::from(header.leaf_count);
+        if header.leaf_count as usize > MAX_RECORDS || header.first_leaf.checked_add(leaves).is_none() {
+            return Err(FrameFault::Field("leaf count"));
+        }
         Ok(header)
     }
 
@@ -243,6 +248,13 @@ impl FrameHeader {
     pub fn leaves_after(&self) -> TreeSize {
         TreeSize::new(self.first_leaf.get() + u64::from(self.leaf_count))
     }
+}
+
+/// Whether payload slots can lie there in any log.
+fn is_placed(place: &PayloadPlace) -> bool {
+    place.offset >= PAYLOADS_START
+        && place.len as usize <= MAX_PAYLOAD_BYTES
+        && place.end() <= u64::from(MAX_PART_BYTES)
 }
 
 /// The checksum of an encoded header.
