@@ -14,6 +14,10 @@
 use core::fmt;
 use std::io;
 
+use stele_engine::error::LogError;
+use stele_engine::generation::GenerationError;
+use stele_engine::signing_state::SigningError;
+
 /// The exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -94,6 +98,21 @@ impl From<anyhow::Error> for Failure {
     /// A failure without a code of its own.
     fn from(error: anyhow::Error) -> Self {
         Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<LogError> for Failure {
+    /// The code that tells what can be done about it.
+    fn from(error: LogError) -> Self {
+        let exit = match &error {
+            LogError::NoLog(_) | LogError::BeyondEnd { .. } => Exit::NotFound,
+            LogError::Locked { .. } => Exit::Busy,
+            LogError::Damaged(_)
+            | LogError::Generation(GenerationError::Damaged(_))
+            | LogError::Signing(SigningError::Backwards { .. } | SigningError::OtherRoot { .. }) => Exit::Unverified,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error)
     }
 }
 
