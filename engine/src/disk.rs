@@ -236,6 +236,7 @@ pub struct RealDisk;
 struct RealFile {
     file: fs::File,
     path: PathBuf,
+    access: Access,
 }
 
 impl RealFile {
@@ -255,6 +256,11 @@ impl DiskFile for RealFile {
         while done < buffer.len() {
             match self.file.read_at(&mut buffer[done..], at + done as u64) {
                 Ok(0) => break,
+                // Direct I/O cannot go on from the odd place where the file ends.
+                Ok(read) if self.access == Access::ReadDirect && read % SECTOR_BYTES != 0 => {
+                    done += read;
+                    break;
+                }
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.fail("read")(error)),
@@ -306,7 +312,7 @@ impl Disk for RealDisk {
             Access::Create => options.write(true).create_new(true).mode(0o600).open(path),
         };
         let file = opened.map_err(fail(if access == Access::Create { "create" } else { "open" }, path))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), access }))
     }
 
     fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
@@ -381,5 +387,7 @@ impl Disk for RealDisk {
     }
 }
 
+/// The smallest piece that direct I/O reads.
+const SECTOR_BYTES: usize = 512;
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
