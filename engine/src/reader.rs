@@ -165,9 +165,7 @@ impl LogReader {
             let file = disk.open(&self.directory.segment_file(name), Access::Read)?;
             read_file_header(file.as_ref(), name)?;
             let mut scanner = FrameScanner::new(file.as_ref());
-            while tail.segment == segment
-                && limit.is_none_or(|limit| (segment, tail.offset) < limit)
-            {
+            while tail.segment == segment && limit.is_none_or(|limit| (segment, tail.offset) < limit) {
                 match scanner.at(&tail)? {
                     Seen::Frame(placed, _) => tail.advance(&placed),
                     Seen::Nothing => break,
