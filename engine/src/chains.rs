@@ -62,6 +62,7 @@ pub struct Head {
     pub self_hash: SelfHash,
 }
 
+#[derive(Clone)]
 struct Chain {
     head: Head,
     /// Where the head is.
@@ -71,6 +72,7 @@ struct Chain {
 }
 
 /// All chains of a log.
+#[derive(Clone)]
 pub struct Chains {
     numbers: HashMap<Box<str>, usize>,
     chains: Vec<Chain>,

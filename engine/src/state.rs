@@ -32,6 +32,8 @@ use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::chains::{Chains, Head};
+use crate::directory::LogDirectory;
+use crate::disk::{Disk, DiskError, Mode, read_small, replace};
 use crate::frame::{Tail, read_u32, read_u64};
 use crate::number::{Alignment, BlockHeight, RaftIndex, SegmentNumber, Term};
 use crate::segment::{FORMAT_VERSION, FRAMES_START, PAYLOADS_START, PayloadPart};
@@ -57,6 +59,84 @@ pub struct State {
     pub chains: Chains,
     /// The body of the last membership entry.
     pub membership: Vec<u8>,
+}
+
+/// Follows the log segment by segment and makes the state files that are due.
+#[derive(Clone)]
+pub struct StateKeeper {
+    /// The head of every chain.
+    pub chains: Chains,
+    /// The body of the last membership entry.
+    pub membership: Vec<u8>,
+    /// Bytes of frames since the last state file.
+    frame_bytes: u64,
+}
+
+impl StateKeeper {
+    /// Before the first frame of a log, with room for `max_chains` chains.
+    pub fn new(max_chains: usize) -> Self {
+        Self { chains: Chains::new(max_chains), membership: Vec::new(), frame_bytes: 0 }
+    }
+
+    /// Behind the segment of a state file.
+    pub fn behind(state: State) -> Self {
+        Self { chains: state.chains, membership: state.membership, frame_bytes: 0 }
+    }
+
+    /// Takes note that a segment of this length has ended at `tail`; answers the state file, where one is
+    /// due.
+    pub fn end_segment(&mut self, file_bytes: u64, tail: &Tail, tree: &CompactRange) -> Option<Vec<u8>> {
+        self.frame_bytes += file_bytes.saturating_sub(FRAMES_START.get());
+        if !is_due(self.frame_bytes, encoded_len(tree.size(), &self.chains, self.membership.len())) {
+            return None;
+        }
+        self.frame_bytes = 0;
+        Some(encode(tail, tree, &self.chains, &self.membership))
+    }
+}
+
+/// The newest good state file of a sealed segment before `end`.
+///
+/// # Errors
+/// [`DiskError`] of a failed call; damaged files are passed over.
+pub fn load_newest(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    end: SegmentNumber,
+    max_chains: usize,
+) -> Result<Option<State>, DiskError> {
+    let names = match disk.list(&directory.states()) {
+        Ok(names) => names,
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for name in names.iter().rev() {
+        let number = u64::from_str_radix(name, 16).map(SegmentNumber::new);
+        let Ok(segment) = number else { continue };
+        if segment >= end || directory.state(segment).file_name().is_none_or(|own| own != name.as_str()) {
+            continue;
+        }
+        if let Some(bytes) = read_small(disk, &directory.state(segment), MAX_STATE_BYTES)?
+            && let Ok(state) = decode(&bytes, segment, max_chains)
+        {
+            return Ok(Some(state));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes a state file where it is missing or is not what it should be.
+///
+/// # Errors
+/// [`DiskError`] of the failed call.
+pub fn store(disk: &dyn Disk, directory: &LogDirectory, segment: SegmentNumber, bytes: &[u8]) -> Result<(), DiskError> {
+    let path = directory.state(segment);
+    if read_small(disk, &path, bytes.len())?.as_deref() == Some(bytes) {
+        return Ok(());
+    }
+    disk.create_directory(&directory.states())?;
+    disk.sync_directory(directory.path())?;
+    replace(disk, &path, bytes, Mode::Sealed)
 }
 
 /// Why bytes are not a state file. It is derived: whatever is wrong, it is made again.
