@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use stele_proof::checkpoint::Origin;
-use stele_proof::record::{Actor, Limits, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
+use stele_proof::record::{Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 
@@ -29,7 +29,7 @@ use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::intake::{Admitted, Asker, Refusal, Submission, admit};
-use crate::number::{SegmentNumber, Term};
+use crate::number::{BlockHeight, SegmentNumber, Term};
 use crate::read_back::SegmentStart;
 use crate::recovery::TornTail;
 use crate::reserved::{self, Genesis, SegmentSealed};
@@ -45,6 +45,15 @@ use crate::writer::OnDurable;
 pub(crate) const LOCAL_TERM: Term = Term::new(1);
 /// A batch is cut when its body or its payloads reach this many bytes.
 const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// Bytes that may be appended between two looks at the free space.
+const SPACE_LOOK_BYTES: u64 = 1 << 20;
+
+/// Free space that appending leaves alone, so that what is open can be sealed: the sidecar of a block,
+/// with a frame for every leaf, a seal record, a state file of moderate size, and what is being flushed.
+const fn low_water(height: BlockHeight) -> u64 {
+    height.leaves() * (33 + 16) + (8 << 20)
+}
 
 /// When an open segment that holds records is ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +107,8 @@ pub struct LocalLog {
     start: SegmentStart,
     /// When the first record outside `stele/` came into the open segment.
     aging_since: Option<UnixMillis>,
+    /// Bytes that may be taken before the free space is looked at again.
+    space_left: u64,
     sealer: Sealer,
     torn: Option<TornTail>,
     /// Given back last.
@@ -130,6 +141,7 @@ impl LocalLog {
             batch: BatchBuilder::default(),
             start,
             aging_since: None,
+            space_left: 0,
             sealer,
             torn: recovered.cut,
             _lock: lock,
@@ -181,6 +193,7 @@ impl LocalLog {
             tree: state.tree,
             batch: BatchBuilder::default(),
             aging_since: state.aging_since,
+            space_left: 0,
             sealer,
             torn: recovered.cut,
             _lock: lock,
@@ -219,12 +232,32 @@ impl LocalLog {
     /// # Errors
     /// [`PushError::Refused`]: nothing of it was taken. [`PushError::Log`]: the log has stopped.
     pub fn push(&mut self, submission: &Submission<'_>) -> Result<Receipt, PushError> {
+        self.keep_low_water(submission)?;
         self.make_room()?;
         let receipt = self.push_into_batch(submission, Asker::Client)?;
         if self.aging_since.is_none() {
             self.aging_since = Some(self.environment.clock.now());
         }
         Ok(receipt)
+    }
+
+    /// Refuses a record that could leave no room to seal; what was taken before is not affected.
+    fn keep_low_water(&mut self, submission: &Submission<'_>) -> Result<(), LogError> {
+        let (Submission::Draft { payload, .. } | Submission::Finished { payload, .. }) = submission;
+        // A record may end up in a frame of its own, and its payload likewise.
+        let frame = u64::from(self.genesis.frame_align.get()) * 2 + MAX_RECORD_BYTES as u64;
+        let takes = frame + payload.map_or(0, |(_, bytes)| bytes.len() as u64);
+        if let Some(left) = self.space_left.checked_sub(takes) {
+            self.space_left = left;
+            return Ok(());
+        }
+        let free = self.environment.disk.free_bytes(self.directory.path())?;
+        let needed = low_water(self.genesis.block_height) + SPACE_LOOK_BYTES + takes;
+        if free < needed {
+            return Err(LogError::NoSpace { path: self.directory.path().to_owned(), free, needed });
+        }
+        self.space_left = SPACE_LOOK_BYTES;
+        Ok(())
     }
 
     /// Sees to it that the next record can be any record: the last leaf of a block waits until every
@@ -452,7 +485,7 @@ impl LocalLog {
 
 /// Takes the directory's lock.
 pub(crate) fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLock>, LogError> {
-    match disk.lock(&directory.lock(), &format!("{}\n", std::process::id()))? {
+    match disk.lock(&directory.lock(), &std::process::id().to_string())? {
         Locking::Taken(lock) => Ok(lock),
         Locking::HeldBy(holder) => Err(LogError::Locked { path: directory.path().to_owned(), holder }),
     }
