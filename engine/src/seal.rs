@@ -43,7 +43,7 @@ pub fn seal_segment(
     start: &SegmentStart,
     end: &SegmentEnd,
 ) -> Result<SegmentSealed, LogError> {
-    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |_, _, _| Ok(()))?;
+    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |_, _, _, _| Ok(()))?;
     let segment = start.tail.segment;
     let name = SegmentFile::Frames(segment);
     if reading.end != end.tail || reading.tree.root() != end.root {
