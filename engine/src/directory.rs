@@ -10,27 +10,37 @@ use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFi
 
 /// The paths of a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogDirectory(PathBuf);
+pub struct LogDirectory {
+    path: PathBuf,
+    segments: PathBuf,
+}
 
 impl LogDirectory {
     /// A log at this path, whether it exists or not.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let path = path.into();
+        Self { segments: path.join("segments"), path }
+    }
+
+    /// No log: a directory in which segment files lie by themselves.
+    pub fn of_segment_files(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { segments: path.clone(), path }
     }
 
     /// The directory itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A copy of what genesis says, for people; derived.
     pub fn description(&self) -> PathBuf {
-        self.0.join("log.toml")
+        self.path.join("log.toml")
     }
 
     /// Frames, payloads and tile sidecars.
     pub fn segments(&self) -> PathBuf {
-        self.0.join("segments")
+        self.segments.clone()
     }
 
     /// A file of a segment.
@@ -40,7 +50,7 @@ impl LogDirectory {
 
     /// State files.
     pub fn states(&self) -> PathBuf {
-        self.0.join("state")
+        self.path.join("state")
     }
 
     /// The state file of a segment.
@@ -50,17 +60,17 @@ impl LogDirectory {
 
     /// Vote, incarnation, clean mark.
     pub fn hard_state(&self) -> PathBuf {
-        self.0.join("hard-state")
+        self.path.join("hard-state")
     }
 
     /// The last signed tree head.
     pub fn signing_state(&self) -> PathBuf {
-        self.0.join("signing-state")
+        self.path.join("signing-state")
     }
 
     /// Private keys.
     pub fn keys(&self) -> PathBuf {
-        self.0.join("keys")
+        self.path.join("keys")
     }
 
     /// The log key.
@@ -75,17 +85,17 @@ impl LogDirectory {
 
     /// The policy that proofs of this log are checked against.
     pub fn policy(&self) -> PathBuf {
-        self.0.join("policy")
+        self.path.join("policy")
     }
 
     /// The latest checkpoint made here.
     pub fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint")
+        self.path.join("checkpoint")
     }
 
     /// The advisory lock.
     pub fn lock(&self) -> PathBuf {
-        self.0.join("lock")
+        self.path.join("lock")
     }
 }
 
@@ -157,6 +167,16 @@ impl Inventory {
         let file = disk.open(&directory.segment_file(first), Access::Read)?;
         let header = read_file_header(file.as_ref(), first)?;
         Ok(Self { alignment: header.alignment, height: header.height, sealed, last, payloads })
+    }
+
+    /// What a look at files found that need not be a good log.
+    pub(crate) const fn of_findings(
+        header: &FileHeader,
+        sealed: SegmentNumber,
+        last: SegmentNumber,
+        payloads: Vec<(SegmentNumber, PayloadPart)>,
+    ) -> Self {
+        Self { alignment: header.alignment, height: header.height, sealed, last, payloads }
     }
 
     /// The inventory of a log that has no segment yet.

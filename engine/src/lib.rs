@@ -32,6 +32,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer thread: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
 
@@ -63,5 +64,6 @@ pub mod signing_state;
 pub mod state;
 pub mod store;
 pub mod tiles;
+pub mod verify;
 pub mod walk;
 pub mod writer;

@@ -46,7 +46,7 @@ pub fn seal_segment(
     keeper: &mut StateKeeper,
 ) -> Result<SegmentSealed, LogError> {
     let chains = &mut keeper.chains;
-    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |leaf, record, self_hash| {
+    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |leaf, record, self_hash, _| {
         chains.advance(record, self_hash, leaf).map_err(|error| error.to_string())
     })?;
     let segment = start.tail.segment;
