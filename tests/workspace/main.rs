@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod arrows;
+mod full_disk;
 mod quickstart;
