@@ -122,6 +122,7 @@ impl Seeds {
         self.add("record_build_fuzz", "plain", lines);
         self.add("record_build_fuzz", "decomposed", "e\u{301}\n\u{1100}\u{1161}\nK\nok\n\u{212b}\n\\\n{}");
         self.add("record_build_fuzz", "reserved_key", "w\ns\nK\nok\na\nb\n{\"payload\":1}");
+        self.add("record_build_fuzz", "kelvin", "w\ns\n\u{212a}\nok\na\nb\n{}");
         self.add("record_build_fuzz", "longest_names", format!("{0}\n{0}\nK\nok\n\n\n{{}}", "n".repeat(128)));
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use stele_fuzzing::{TARGETS, run, seeds};
 
-const DEFAULT_ROUNDS: u64 = 300;
+const DEFAULT_ROUNDS: u64 = 5000;
 /// Changes of larger files are rarer: this many bytes count as one file.
 const FULL_ROUNDS_BYTES: u64 = 1024;
 /// What all files of the corpora may have together.
@@ -91,8 +91,9 @@ fn changed_files_of_the_corpora_keep_what_their_target_holds() {
             for round in 0..rounds.div_ceil(share) {
                 let mut random = Random(seed ^ round << 20 ^ (number as u64) << 52);
                 let changed = change(bytes, &files, &mut random);
-                let context =
-                    || format!("STELE_FUZZ_SEED={seed}, corpus/{target}/{name}, round {round}: {changed:02x?}");
+                let context = || {
+                    format!("STELE_FUZZ_SEED={seed}, corpus/{target}/{name}, round {round}: {}", changed.escape_ascii())
+                };
                 let outcome = catch_unwind(AssertUnwindSafe(|| run(target, &changed)));
                 if let Err(panic) = outcome {
                     with_context(&context(), || resume_unwind(panic));
