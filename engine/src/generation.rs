@@ -10,7 +10,7 @@
 //! | 0 | 8 | magic | tells hard state and signing state apart |
 //! | 8 | 4 | checksum | CRC-32 of bytes 12..4,096 |
 //! | 12 | 4 | content length | |
-//! | 16 | 8 | generation | from 1 |
+//! | 16 | 8 | generation | from 1, below 2^63 |
 //! | 24 | .. | content | |
 //! | .. | .. | zero | |
 //!
@@ -24,6 +24,8 @@ use crate::segment::PAGE_BYTES;
 
 const PAGES: usize = 4;
 const CONTENT_START: usize = 24;
+/// No file is saved so often: there is always a next generation.
+const LAST_GENERATION: u64 = u64::MAX >> 1;
 /// Most bytes of content.
 pub const MAX_CONTENT_BYTES: usize = PAGE_BYTES - CONTENT_START;
 
@@ -205,7 +207,7 @@ fn decode(page: &[u8], magic: [u8; 8]) -> Page {
     }
     let (content, rest) = page[CONTENT_START..].split_at(len);
     let generation = read_u64(page, 16);
-    if generation == 0 || rest.iter().any(|byte| *byte != 0) {
+    if !(1..=LAST_GENERATION).contains(&generation) || rest.iter().any(|byte| *byte != 0) {
         return Page::Bad;
     }
     Page::Good(generation, content.to_vec())
