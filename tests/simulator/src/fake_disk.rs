@@ -143,6 +143,11 @@ impl FakeDisk {
         self.machine().count(call)
     }
 
+    /// How many calls were made to fail, the one at which the power failed among them.
+    pub fn failed(&self) -> u64 {
+        self.machine().failed
+    }
+
     /// The last calls, a line each.
     pub fn trace(&self) -> String {
         self.machine().render_trace()

@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     capacity: Option<Capacity>,
     off: bool,
     power_off_at: Option<(u64, Flavour)>,
+    /// Calls that were made to fail.
+    pub(crate) failed: u64,
     calls: u64,
     counts: BTreeMap<Call, u64>,
     trace: VecDeque<Traced>,
@@ -92,6 +94,7 @@ impl Machine {
             capacity: None,
             off: false,
             power_off_at: None,
+            failed: 0,
             calls: 0,
             counts: BTreeMap::new(),
             trace: VecDeque::new(),
@@ -139,6 +142,7 @@ impl Machine {
             && number == self.calls
         {
             self.off = true;
+            self.failed += 1;
             self.outcome("the power failed");
             return match flavour {
                 Flavour::Failed => Verdict::Off,
@@ -148,6 +152,7 @@ impl Machine {
         match self.faults.iter_mut().filter_map(|armed| armed.meets(call, path)).last() {
             None => Verdict::Goes,
             Some(fault) => {
+                self.failed += 1;
                 let outcome = match fault.flavour {
                     Flavour::Failed => "made to fail",
                     Flavour::FailedButApplied => "done, and made to fail",
