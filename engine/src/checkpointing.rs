@@ -19,7 +19,7 @@ use crate::segment::SegmentFile;
 use crate::signing_state::{SignedHead, SigningStateFile};
 
 /// Largest key, policy or checkpoint file that is read.
-const MAX_FILE_BYTES: usize = 1 << 20;
+pub(crate) const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// The node's two signing keys.
 pub struct NodeKeys {

@@ -10,27 +10,37 @@ use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFi
 
 /// The paths of a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogDirectory(PathBuf);
+pub struct LogDirectory {
+    path: PathBuf,
+    segments: PathBuf,
+}
 
 impl LogDirectory {
     /// A log at this path, whether it exists or not.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let path = path.into();
+        Self { segments: path.join("segments"), path }
+    }
+
+    /// No log: a directory in which segment files lie by themselves.
+    pub fn of_segment_files(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { segments: path.clone(), path }
     }
 
     /// The directory itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A copy of what genesis says, for people; derived.
     pub fn description(&self) -> PathBuf {
-        self.0.join("log.toml")
+        self.path.join("log.toml")
     }
 
     /// Frames, payloads and tile sidecars.
     pub fn segments(&self) -> PathBuf {
-        self.0.join("segments")
+        self.segments.clone()
     }
 
     /// A file of a segment.
@@ -38,19 +48,29 @@ impl LogDirectory {
         self.segments().join(file.name())
     }
 
+    /// State files.
+    pub fn states(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// The state file of a segment.
+    pub fn state(&self, segment: SegmentNumber) -> PathBuf {
+        self.states().join(format!("{:016x}", segment.get()))
+    }
+
     /// Vote, incarnation, clean mark.
     pub fn hard_state(&self) -> PathBuf {
-        self.0.join("hard-state")
+        self.path.join("hard-state")
     }
 
     /// The last signed tree head.
     pub fn signing_state(&self) -> PathBuf {
-        self.0.join("signing-state")
+        self.path.join("signing-state")
     }
 
     /// Private keys.
     pub fn keys(&self) -> PathBuf {
-        self.0.join("keys")
+        self.path.join("keys")
     }
 
     /// The log key.
@@ -65,17 +85,17 @@ impl LogDirectory {
 
     /// The policy that proofs of this log are checked against.
     pub fn policy(&self) -> PathBuf {
-        self.0.join("policy")
+        self.path.join("policy")
     }
 
     /// The latest checkpoint made here.
     pub fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint")
+        self.path.join("checkpoint")
     }
 
     /// The advisory lock.
     pub fn lock(&self) -> PathBuf {
-        self.0.join("lock")
+        self.path.join("lock")
     }
 }
 
@@ -149,6 +169,16 @@ impl Inventory {
         Ok(Self { alignment: header.alignment, height: header.height, sealed, last, payloads })
     }
 
+    /// What a look at files found that need not be a good log.
+    pub(crate) const fn of_findings(
+        header: &FileHeader,
+        sealed: SegmentNumber,
+        last: SegmentNumber,
+        payloads: Vec<(SegmentNumber, PayloadPart)>,
+    ) -> Self {
+        Self { alignment: header.alignment, height: header.height, sealed, last, payloads }
+    }
+
     /// The inventory of a log that has no segment yet.
     pub(crate) const fn of_new_log(alignment: Alignment, height: BlockHeight) -> Self {
         let first = SegmentNumber::new(0);
@@ -193,7 +223,7 @@ pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHe
 /// # Errors
 /// [`crate::disk::DiskError`] of the failed call.
 pub fn remove_temporaries(disk: &dyn Disk, directory: &LogDirectory) -> Result<(), LogError> {
-    for path in [directory.path().to_owned(), directory.segments(), directory.keys()] {
+    for path in [directory.path().to_owned(), directory.segments(), directory.states(), directory.keys()] {
         let names = match disk.list(&path) {
             Ok(names) => names,
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,

@@ -32,7 +32,7 @@ use stele_proof::{LeafIndex, TreeSize};
 
 use crate::batch::{Batch, BatchError, MAX_PAYLOAD_BYTES, MAX_RECORDS};
 use crate::number::{Alignment, BlockHeight, Offset, RaftIndex, SegmentNumber, Term};
-use crate::segment::{FRAMES_START, MAX_PART_BYTES, PAYLOADS_START, PayloadPart, PayloadPlace};
+use crate::segment::{FRAMES_START, FileHeader, MAX_PART_BYTES, PAYLOADS_START, PayloadPart, PayloadPlace};
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 64;
@@ -336,6 +336,21 @@ impl Tail {
             link: 0,
             leaves: TreeSize::new(0),
         }
+    }
+
+    /// The tail before the first frame of a segment, taken from that frame: what it says about the frames
+    /// before it is on trust. `None` where no log has such a frame.
+    pub fn before_first(file: &FileHeader, first: &FrameHeader) -> Option<Self> {
+        const LIMIT: u64 = 1 << 62;
+        let possible = first.index.get() < LIMIT && first.first_leaf.get() < LIMIT;
+        possible.then_some(Self {
+            segment: file.segment,
+            next_index: first.index,
+            last_term: first.term,
+            link: first.link,
+            leaves: TreeSize::new(first.first_leaf.get()),
+            ..Self::start(file.alignment, file.height)
+        })
     }
 
     /// Gives an entry its place behind this tail.

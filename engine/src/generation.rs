@@ -99,11 +99,63 @@ pub fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<(u64, Vec<u8
     newest(&bytes, magic).ok_or_else(|| GenerationError::Damaged(path.to_owned()))
 }
 
+/// Where the damaged pages of the file begin, those of the older generation and of spare copies
+/// included; the place where the file ends if it has a wrong length.
+///
+/// A copy that is still zero or older beside a good one is what an interrupted save leaves.
+///
+/// # Errors
+/// [`DiskError`] of a failed call.
+pub fn damaged_pages(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<Vec<u64>, DiskError> {
+    let file = disk.open(path, Access::Read)?;
+    let bytes = read_up_to(file.as_ref(), 0, PAGES * PAGE_BYTES + 1)?;
+    if bytes.len() != PAGES * PAGE_BYTES {
+        return Ok(vec![bytes.len().min(PAGES * PAGE_BYTES) as u64]);
+    }
+    let pages: Vec<Page> = bytes.chunks(PAGE_BYTES).map(|page| decode(page, magic)).collect();
+    let newest = pages.iter().map(Page::generation).max().unwrap_or(0);
+    let mut damaged = Vec::new();
+    for (parity, (pair, at)) in (0..).zip(pages.chunks(2).zip((0..).step_by(2 * PAGE_BYTES))) {
+        let [first, second] = [&pair[0], &pair[1]].map(|page| page.check(parity));
+        let behind = |older, newer: u64| newer.checked_sub(2) == Some(older);
+        let bad = match (first, second) {
+            // The pair of a generation that was never saved.
+            (Some(0), Some(0)) => [newest > 1; 2],
+            (Some(first), Some(second)) if first == second => [false, pair[0] != pair[1]],
+            (Some(first), Some(second)) => [first < second, second < first && !behind(second, first)],
+            _ => [first.is_none(), second.is_none()],
+        };
+        let places = [at, at + PAGE_BYTES as u64];
+        damaged.extend(places.into_iter().zip(bad).filter(|(_, bad)| *bad).map(|(place, _)| place));
+    }
+    Ok(damaged)
+}
+
 /// What a page holds.
+#[derive(PartialEq)]
 enum Page {
     Zero,
     Bad,
     Good(u64, Vec<u8>),
+}
+
+impl Page {
+    /// Its generation, 0 for a page without one.
+    const fn generation(&self) -> u64 {
+        match self {
+            Self::Good(generation, _) => *generation,
+            Self::Zero | Self::Bad => 0,
+        }
+    }
+
+    /// Its generation, or `None` where it is damaged or belongs into the other pair.
+    fn check(&self, parity: u64) -> Option<u64> {
+        match self {
+            Self::Good(generation, _) if generation % 2 != parity => None,
+            Self::Bad => None,
+            Self::Zero | Self::Good(..) => Some(self.generation()),
+        }
+    }
 }
 
 fn newest(bytes: &[u8], magic: [u8; 8]) -> Option<(u64, Vec<u8>)> {
@@ -207,6 +259,37 @@ mod tests {
                 bytes[copy * PAGE_BYTES..][..torn].copy_from_slice(&new[..torn]);
                 assert_eq!(newest(&bytes, MAGIC).unwrap().1, [expected], "copy {copy} torn at {torn}");
             }
+        }
+    }
+
+    #[test]
+    fn every_damaged_copy_is_told_and_an_interrupted_save_is_not() {
+        let told = |path: &Path, bytes: &[u8]| {
+            let file = RealDisk.open(path, Access::Write).unwrap();
+            file.set_len(0).unwrap();
+            file.write_at(bytes, 0).unwrap();
+            damaged_pages(&RealDisk, path, MAGIC).unwrap()
+        };
+        for times in 1..=5 {
+            let (_directory, path) = saved(times);
+            let good = pages(&path);
+            assert_eq!(told(&path, &good), Vec::<u64>::new(), "{times} saves");
+            for at in (0..good.len()).step_by(97) {
+                let mut bytes = good.clone();
+                bytes[at] ^= 0x10;
+                assert_eq!(told(&path, &bytes), [(at / PAGE_BYTES * PAGE_BYTES) as u64], "{times} saves, byte {at}");
+            }
+            let mut interrupted = good.clone();
+            let first = usize::from(times + 1) % 2 * 2 * PAGE_BYTES;
+            interrupted[first..][..PAGE_BYTES].copy_from_slice(&encode(MAGIC, u64::from(times) + 1, &[9]));
+            assert_eq!(told(&path, &interrupted), Vec::<u64>::new(), "{times} saves");
+            for page in 0..PAGES {
+                let mut zeroed = good.clone();
+                zeroed[page * PAGE_BYTES..][..PAGE_BYTES].fill(0);
+                let missed = times == 1 && page < 2 || times == 2 && page == 1;
+                assert_eq!(told(&path, &zeroed).is_empty(), missed, "{times} saves, page {page}");
+            }
+            assert_eq!(told(&path, &good[..100]), [100]);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::frame::read_u64;
 use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read};
 use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 
-const MAGIC: [u8; 8] = *b"STELHARD";
+pub(crate) const MAGIC: [u8; 8] = *b"STELHARD";
 const PEERS_START: usize = 64;
 const PEER_BYTES: usize = 32;
 /// Most peers that are remembered.

@@ -24,6 +24,7 @@
 //! | [`scan`], [`walk`] | reading frames one after the other |
 //! | [`recovery`] | what of the unsealed files is the log |
 //! | [`chains`] | the head of every chain, recent identities |
+//! | [`state`] | state files: what the log up to a seal adds up to |
 //! | [`read_back`] | reading a segment back and recomputing it |
 //! | [`seal`] | sealing |
 //! | [`birth`] | making a log |
@@ -31,6 +32,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer thread: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
 
@@ -59,7 +61,9 @@ pub mod scan;
 pub mod seal;
 pub mod segment;
 pub mod signing_state;
+pub mod state;
 pub mod store;
 pub mod tiles;
+pub mod verify;
 pub mod walk;
 pub mod writer;

@@ -15,7 +15,7 @@ use crate::directory::{LogDirectory, read_file_header, relative};
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, Placed, Tail};
-use crate::number::{Alignment, Offset, RaftIndex, Term};
+use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::segment::{LeafRange, PayloadPart, PayloadPlace, SegmentFile};
 use crate::tiles::TilesBuilder;
 use crate::walk::walk_segment;
@@ -34,13 +34,17 @@ pub struct SegmentStart {
 pub enum Depth {
     /// Frames and leaf hashes.
     Leaves,
-    /// Also every record, its hash, the digest tree and every payload.
+    /// Also every record, its hash and the digest tree.
+    Records,
+    /// Also every payload.
     Everything,
 }
 
 /// What a segment holds, recomputed.
 #[derive(Debug)]
 pub struct SegmentReading {
+    /// Which segment.
+    pub segment: SegmentNumber,
     /// Its leaves.
     pub leaves: LeafRange,
     /// Its first entry.
@@ -53,16 +57,19 @@ pub struct SegmentReading {
     pub file_bytes: u64,
     /// The bytes of its tile sidecar.
     pub tiles: Vec<u8>,
-    /// The self hashes of its records; empty unless everything was recomputed.
+    /// The self hashes of its records; empty unless records were recomputed.
     pub self_hashes: Vec<[u8; 32]>,
-    /// The root of its digest tree; `None` without leaves or unless everything was recomputed.
+    /// The root of its digest tree; `None` without leaves or unless records were recomputed.
     pub digest_root: Option<Digest>,
     /// The payload parts and their lengths.
     pub payloads: BTreeMap<PayloadPart, u64>,
+    /// The body of its last membership entry.
+    pub membership: Option<Vec<u8>>,
 }
 
-/// What is called for each record that was recomputed; an answer of `Err` is damage at that record.
-pub type VisitRecord<'v> = dyn FnMut(LeafIndex, &Record<'_>, SelfHash) -> Result<(), String> + 'v;
+/// What is called for each record that was recomputed, with its payload slot: salt and payload, empty
+/// where there is none or payloads are not read. An answer of `Err` is damage at that record.
+pub type VisitRecord<'v> = dyn FnMut(LeafIndex, &Record<'_>, SelfHash, &[u8]) -> Result<(), String> + 'v;
 
 /// Reads the segment that begins at `start`, up to its last frame or up to `end`.
 ///
@@ -88,6 +95,7 @@ pub fn read_back(
         digests: DigestTree::new(),
         self_hashes: Vec::new(),
         payloads: BTreeMap::new(),
+        membership: None,
         payload_file: None,
         file_bytes: start.tail.offset.get(),
         link: start.tail.link,
@@ -98,6 +106,7 @@ pub fn read_back(
     walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| reader.frame(placed, body))?;
     let leaves = LeafRange { first, end: tail.leaves.next_leaf() };
     Ok(SegmentReading {
+        segment,
         leaves,
         first_index: start.tail.next_index,
         end: tail,
@@ -107,6 +116,7 @@ pub fn read_back(
         digest_root: reader.digests.root(),
         self_hashes: reader.self_hashes,
         payloads: reader.payloads,
+        membership: reader.membership,
     })
 }
 
@@ -120,6 +130,7 @@ struct Reader<'r, 'v> {
     digests: DigestTree,
     self_hashes: Vec<[u8; 32]>,
     payloads: BTreeMap<PayloadPart, u64>,
+    membership: Option<Vec<u8>>,
     payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
     file_bytes: u64,
     link: u32,
@@ -140,12 +151,15 @@ impl Reader<'_, '_> {
         if let Some(place) = header.payload {
             self.payloads.insert(place.part, self.alignment.round_up(place.end()));
         }
+        if header.kind == EntryKind::Membership {
+            self.membership = Some(body.to_vec());
+        }
         if header.kind == EntryKind::Batch && header.leaf_count > 0 {
             let batch = Batch::parse(body).map_err(|error| self.damaged(placed, None, &error.to_string()))?;
             for (leaf, record) in (header.first_leaf.get()..).map(LeafIndex::new).zip(batch.records()) {
                 let (tree, tiles) = (&mut self.tree, &mut self.tiles);
                 tree.append_observed(leaf_hash(record.bytes), &mut |node, hash| tiles.observe(node, hash));
-                if self.depth == Depth::Everything {
+                if self.depth != Depth::Leaves {
                     self.record(placed, leaf, record, &payload)?;
                 }
             }
@@ -168,7 +182,9 @@ impl Reader<'_, '_> {
         self.self_hashes.push(*self_hash.as_bytes());
         let (at, len) = (stored.slot.0 as usize, stored.slot.1 as usize);
         let slot = payload.get(at..at + len).unwrap_or_default();
-        if let Err(what) = check_payload(&record, slot, len) {
+        if self.depth == Depth::Everything
+            && let Err(what) = check_payload(&record, slot, len)
+        {
             return Err(match placed.header.payload {
                 Some(place) => {
                     let name = relative(SegmentFile::Payloads(placed.segment, place.part));
@@ -177,7 +193,7 @@ impl Reader<'_, '_> {
                 None => self.damaged(placed, Some(leaf), what),
             });
         }
-        (self.visit)(leaf, &record, self_hash).map_err(|what| self.damaged(placed, Some(leaf), &what))
+        (self.visit)(leaf, &record, self_hash, slot).map_err(|what| self.damaged(placed, Some(leaf), &what))
     }
 
     /// The payload slots of a frame; the padding behind them must be zero.

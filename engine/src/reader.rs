@@ -30,7 +30,7 @@ use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, Se
 use crate::tiles::{Tiles, completing_leaf, node_hash_from};
 
 /// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
-const MAX_TILES_BYTES: usize = 128 << 20;
+pub(crate) const MAX_TILES_BYTES: usize = 128 << 20;
 /// Sidecars that are kept in memory.
 const KEPT_SIDECARS: usize = 16;
 
@@ -165,9 +165,7 @@ impl LogReader {
             let file = disk.open(&self.directory.segment_file(name), Access::Read)?;
             read_file_header(file.as_ref(), name)?;
             let mut scanner = FrameScanner::new(file.as_ref());
-            while tail.segment == segment
-                && limit.is_none_or(|limit| (segment, tail.offset) < limit)
-            {
+            while tail.segment == segment && limit.is_none_or(|limit| (segment, tail.offset) < limit) {
                 match scanner.at(&tail)? {
                     Seen::Frame(placed, _) => tail.advance(&placed),
                     Seen::Nothing => break,
@@ -261,7 +259,7 @@ impl LogReader {
         let start = SegmentStart { tail, tree };
         let end = (segment >= self.inventory.sealed).then_some(&self.end.tail);
         let reading =
-            read_back(self.disk.as_ref(), &self.directory, &start, end, Depth::Leaves, &mut |_, _, _| Ok(()))?;
+            read_back(self.disk.as_ref(), &self.directory, &start, end, Depth::Leaves, &mut |_, _, _, _| Ok(()))?;
         let tiles = Tiles::decode(reading.tiles, segment)
             .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, fault))?;
         let tiles = Rc::new(tiles);

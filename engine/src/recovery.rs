@@ -141,8 +141,11 @@ fn find_end(
     Ok((tail, below_end.then(|| stopped.flatten())))
 }
 
-/// The table of the module documentation.
-fn decide(
+/// The table of the module documentation: whether what is bad behind `tail` is a torn group.
+///
+/// # Errors
+/// [`LogError::Damaged`] where it is rot.
+pub(crate) fn decide(
     tail: &Tail,
     newest: Option<&Slot>,
     clean: Option<CleanMark>,

@@ -14,7 +14,7 @@ use crate::disk::{Disk, DiskError};
 use crate::frame::read_u64;
 use crate::generation::{GenerationError, GenerationFile, read};
 
-const MAGIC: [u8; 8] = *b"STELSIGN";
+pub(crate) const MAGIC: [u8; 8] = *b"STELSIGN";
 
 /// A tree head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

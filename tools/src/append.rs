@@ -81,7 +81,9 @@ impl LineError {
     fn at(self, line: u64) -> Failure {
         match self {
             Self::Refused(why) => Failure::new(Exit::Unverified, anyhow!("line {line}: {why}")),
-            Self::Intake(refusal @ Refusal::Reserved) => Failure::new(Exit::Forbidden, anyhow!("line {line}: {refusal}")),
+            Self::Intake(refusal @ Refusal::Reserved) => {
+                Failure::new(Exit::Forbidden, anyhow!("line {line}: {refusal}"))
+            }
             Self::Intake(refusal) => Failure::new(Exit::Unverified, anyhow!("line {line}: {refusal}")),
             Self::Log(error) => error.into(),
         }
@@ -186,7 +188,9 @@ pub fn append(
                 reading = false;
                 feed.take_last(log)
             }
-            Event::Failed(error) if reading => Err(anyhow!(error).context(format!("cannot read {}", arguments.file)).into()),
+            Event::Failed(error) if reading => {
+                Err(anyhow!(error).context(format!("cannot read {}", arguments.file)).into())
+            }
             Event::Chunk(_) | Event::End | Event::Failed(_) => Ok(()),
         };
         if let Err(error) = result {
@@ -266,11 +270,8 @@ struct Feed<'a> {
 
 impl Feed<'_> {
     fn take(&mut self, log: &mut LocalLog, chunk: &[u8]) -> Result<(), Failure> {
-        let limit = if self.arguments.jsonl {
-            MAX_JSON_LINE
-        } else {
-            usize::try_from(MAX_PAYLOAD_BYTES).unwrap_or(usize::MAX)
-        };
+        let limit =
+            if self.arguments.jsonl { MAX_JSON_LINE } else { usize::try_from(MAX_PAYLOAD_BYTES).unwrap_or(usize::MAX) };
         let mut rest = chunk;
         while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, after) = (&rest[..at], &rest[at + 1..]);
@@ -335,10 +336,7 @@ impl Feed<'_> {
             return Ok(());
         }
         for receipt in &receipts {
-            streams.line(format_args!(
-                "{{\"index\":{},\"self_hash\":\"{}\"}}",
-                receipt.index, receipt.self_hash
-            ))?;
+            streams.line(format_args!("{{\"index\":{},\"self_hash\":\"{}\"}}", receipt.index, receipt.self_hash))?;
         }
         streams.flush()
     }

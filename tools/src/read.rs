@@ -91,7 +91,10 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
     let reader = open(environment, &arguments.log, streams)?;
     let Range { first, end } = arguments.range;
     if first >= end {
-        return Err(Failure::new(Exit::NotFound, anyhow!("{first}..{end} is an empty range; the end stands second and is not included")));
+        return Err(Failure::new(
+            Exit::NotFound,
+            anyhow!("{first}..{end} is an empty range; the end stands second and is not included"),
+        ));
     }
     print(&reader, first, end, arguments.form, streams)
 }
@@ -100,7 +103,11 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run_tail(arguments: &TailArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+pub fn run_tail(
+    arguments: &TailArguments,
+    environment: &Environment,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
     let reader = open(environment, &arguments.log, streams)?;
     let end = reader.size().next_leaf();
     let first = LeafIndex::new(end.get().saturating_sub(arguments.records));
@@ -142,13 +149,14 @@ fn print(
 }
 
 fn write(read: &ReadRecord, form: Form, line: &mut Vec<u8>) -> Result<(), Failure> {
-    let record = Record::parse(&read.canonical).map_err(|error| {
-        LogError::File { file: format!("record {}", read.index), why: error.to_string() }
-    })?;
+    let record = Record::parse(&read.canonical)
+        .map_err(|error| LogError::File { file: format!("record {}", read.index), why: error.to_string() })?;
     let self_hash = record.self_hash();
     line.reserve(record.canonical().len() + FINISH_BYTES + 128);
     if form.json {
-        line.extend_from_slice(format!("{{\"index\":{},\"self_hash\":\"{self_hash}\",\"record\":", read.index).as_bytes());
+        line.extend_from_slice(
+            format!("{{\"index\":{},\"self_hash\":\"{self_hash}\",\"record\":", read.index).as_bytes(),
+        );
     }
     record.write_finished(&self_hash, line);
     if let Some((salt, payload)) = &read.payload {

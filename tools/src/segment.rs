@@ -142,11 +142,8 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
     } else {
         None
     };
-    let payloads: Vec<String> = reader
-        .inventory()
-        .payload_parts(number)
-        .map(|part| SegmentFile::Payloads(number, part).name())
-        .collect();
+    let payloads: Vec<String> =
+        reader.inventory().payload_parts(number).map(|part| SegmentFile::Payloads(number, part).name()).collect();
     let (first_index, entries) = (tiles.first_index().get(), u64::from(tiles.frame_count()));
     if arguments.json {
         return streams.line(serde_json::json!({
@@ -162,7 +159,10 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
     }
     streams.line(format_args!("records       {records}, from index {first_leaf}"))?;
     streams.line(format_args!("entries       {entries}, from raft index {first_index}"))?;
-    streams.line(format_args!("payload files {}", if payloads.is_empty() { "none".to_owned() } else { payloads.join(" ") }))
+    streams.line(format_args!(
+        "payload files {}",
+        if payloads.is_empty() { "none".to_owned() } else { payloads.join(" ") }
+    ))
 }
 
 fn seal(arguments: &SealArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {

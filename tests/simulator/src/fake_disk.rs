@@ -336,6 +336,14 @@ impl Disk for FakeDisk {
         })
     }
 
+    fn free_bytes(&self, path: &Path) -> Result<u64, DiskError> {
+        let path = plain(path);
+        self.call(Call::FreeBytes, &path, |machine| {
+            directory_at(machine, &path)?;
+            Ok(machine.free())
+        })
+    }
+
     fn lock(&self, path: &Path, note: &str) -> Result<Locking, DiskError> {
         let path = plain(path);
         let mut locked = None;
@@ -353,8 +361,7 @@ impl Disk for FakeDisk {
                 let holder = String::from_utf8_lossy(machine.file(number).content.bytes()).trim().to_owned();
                 return Ok(Some(holder));
             }
-            machine.set_len(number, &path, 0)?;
-            machine.write(number, &path, note.as_bytes(), 0)?;
+            machine.write(number, &path, format!("{note:<NOTE_BYTES$}\n").as_bytes(), 0)?;
             machine.locks.insert(number);
             locked = Some(number);
             Ok(None)
@@ -376,6 +383,9 @@ impl Disk for FakeDisk {
         })
     }
 }
+
+/// What a note in a lock file is padded to, so that a full disk has room for the next.
+const NOTE_BYTES: usize = 20;
 
 struct FakeLock {
     disk: FakeDisk,

@@ -20,13 +20,14 @@ pub enum Call {
     Rename,
     Remove,
     SyncDirectory,
+    FreeBytes,
     Lock,
     IsLocked,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Open,
         Self::Create,
         Self::Read,
@@ -40,6 +41,7 @@ impl Call {
         Self::Rename,
         Self::Remove,
         Self::SyncDirectory,
+        Self::FreeBytes,
         Self::Lock,
         Self::IsLocked,
     ];
@@ -59,6 +61,7 @@ impl Call {
             Self::Rename => "rename",
             Self::Remove => "remove",
             Self::SyncDirectory => "flush the directory",
+            Self::FreeBytes => "look at the space of",
             Self::Lock => "lock",
             Self::IsLocked => "look at the lock",
         }

@@ -17,6 +17,9 @@ use crate::random::SplitMix64;
 /// Calls that are remembered.
 const TRACE_CALLS: usize = 64;
 
+/// Free bytes of a disk without a bound.
+const UNBOUNDED: u64 = 1 << 50;
+
 /// A file, by whatever name.
 #[derive(Clone)]
 pub(crate) struct File {
@@ -249,8 +252,7 @@ impl Machine {
     fn room(&self, number: FileNumber, at: usize, len: usize) -> (usize, io::Result<()>) {
         let Some(capacity) = self.capacity else { return (len, Ok(())) };
         let has = self.file(number).content.len();
-        let free = capacity.bytes.saturating_sub(self.used());
-        let end = usize::try_from(free).map_or(usize::MAX, |free| has.saturating_add(free));
+        let end = usize::try_from(self.free()).map_or(usize::MAX, |free| has.saturating_add(free));
         if at + len <= end {
             return (len, Ok(()));
         }
@@ -264,6 +266,11 @@ impl Machine {
     /// Bytes of all files that have a name.
     pub(crate) fn used(&self) -> u64 {
         files_of(&self.names).map(|number| self.file(number).content.len() as u64).sum()
+    }
+
+    /// Bytes that may still be written.
+    pub(crate) fn free(&self) -> u64 {
+        self.capacity.map_or(UNBOUNDED, |capacity| capacity.bytes.saturating_sub(self.used()))
     }
 
     pub(crate) fn set_len(&mut self, number: FileNumber, path: &Path, len: usize) -> io::Result<()> {

@@ -151,6 +151,7 @@ fn every_call_can_be_failed_in_both_flavours() {
         failing(Call::CreateDirectory, &|disk, _| disk.create_directory(b).is_ok());
         failing(Call::SyncDirectory, &|disk, _| disk.sync_directory(root).is_ok());
         failing(Call::Sync, &|_, file| file.sync().is_ok());
+        failing(Call::FreeBytes, &|disk, _| disk.free_bytes(root).is_ok());
         failing(Call::IsLocked, &|disk, _| disk.is_locked(path()).is_ok());
         failing(Call::Rename, &|disk, _| disk.rename(path(), b).is_ok());
         failing(Call::Remove, &|disk, _| disk.remove(path()).is_ok());
@@ -207,7 +208,7 @@ fn a_full_disk_refuses_and_keeps_what_fits_or_nothing() {
         let file = durable(&disk, &[1; 10]);
         disk.set_capacity(16, flavour);
         assert_eq!(file.write_at(&[2; 10], 8).unwrap_err().source.kind(), ErrorKind::StorageFull);
-        assert_eq!(disk.used(), kept);
+        assert_eq!((disk.used(), disk.free_bytes(Path::new("/")).unwrap()), (kept, 16 - kept));
         assert_eq!(file.set_len(17).unwrap_err().source.kind(), ErrorKind::StorageFull);
         file.write_at(&[3; 10], 0).unwrap();
         file.set_len(16).unwrap();

@@ -180,7 +180,8 @@ fn texts<'o>(
     names: [&str; 3],
     other: Option<&str>,
 ) -> Result<[Option<&'o str>; 3], LineError> {
-    if let Some((name, _)) = object.members().iter().find(|(name, _)| !names.contains(&&**name) && other != Some(name)) {
+    if let Some((name, _)) = object.members().iter().find(|(name, _)| !names.contains(&&**name) && other != Some(name))
+    {
         return Err(LineError::Refused(format!("field `{field}`: unknown key `{name}`")));
     }
     let mut found = [None; 3];

@@ -1,0 +1,151 @@
+//! The parts of a segment's files that no frame answers for: header, ring, length, further files.
+
+use std::io;
+
+use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
+use crate::disk::{Access, Disk, read_up_to};
+use crate::error::{Damage, LogError};
+use crate::read_back::SegmentReading;
+use crate::segment::{PAGE_BYTES, PayloadPart, RING_START, SegmentFile};
+
+use super::flush::RING_BYTES;
+
+/// What a reading is worth: what was read, or what is damaged.
+///
+/// # Errors
+/// Whatever is no damage of the segment.
+pub(super) fn or_damage<T>(reading: Result<T, LogError>, file: SegmentFile) -> Result<Result<T, Damage>, LogError> {
+    match reading {
+        Ok(reading) => Ok(Ok(reading)),
+        Err(LogError::Damaged(damage)) => Ok(Err(damage)),
+        Err(LogError::Disk(error)) if error.source.kind() == io::ErrorKind::NotFound => {
+            Ok(Err(damage(file, 0, "the file is missing; restore it from a copy")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Damage that concerns no record.
+pub(super) fn damage(file: SegmentFile, offset: u64, what: &str) -> Damage {
+    Damage { file: relative(file), offset, leaf: None, what: what.to_owned() }
+}
+
+/// What is wrong with the headers of the files that were read: they must be those of this log.
+///
+/// # Errors
+/// [`LogError`] of a failed call.
+pub(super) fn check_headers(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    inventory: &Inventory,
+    reading: &SegmentReading,
+) -> Result<Option<Damage>, LogError> {
+    let segment = reading.segment;
+    let parts = reading.payloads.keys().map(|part| (SegmentFile::Payloads(segment, *part), Some(*part)));
+    for (name, part) in parts.chain([(SegmentFile::Frames(segment), None)]) {
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        if read_file_header(file.as_ref(), name)? != inventory.header(segment, part) {
+            return Ok(Some(damage(name, 0, "the file header is that of another log")));
+        }
+    }
+    Ok(None)
+}
+
+/// What is wrong with a sealed segment's files beside frames and payloads.
+///
+/// # Errors
+/// [`LogError`] of a failed call.
+pub(super) fn check_sealed(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    inventory: &Inventory,
+    reading: &SegmentReading,
+) -> Result<Option<Damage>, LogError> {
+    let segment = reading.segment;
+    let name = SegmentFile::Frames(segment);
+    let file = disk.open(&directory.segment_file(name), Access::Read)?;
+    let ring = read_up_to(file.as_ref(), RING_START, RING_BYTES)?;
+    if let Some(at) = ring.iter().position(|byte| *byte != 0) {
+        let what = "the flush ring of a sealed segment is not zero";
+        return Ok(Some(damage(name, RING_START + at as u64, what)));
+    }
+    if file.status()?.len != reading.file_bytes {
+        return Ok(Some(damage(name, reading.file_bytes, "bytes follow the last frame")));
+    }
+    for (part, len) in &reading.payloads {
+        let name = SegmentFile::Payloads(segment, *part);
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        if file.status()?.len != *len {
+            return Ok(Some(damage(name, *len, "bytes follow the last payload")));
+        }
+    }
+    Ok(unnamed_parts(inventory, reading).next().map(|part| {
+        let what = "no frame has a payload in this file";
+        damage(SegmentFile::Payloads(segment, part), 0, what)
+    }))
+}
+
+/// What lies behind the payloads of a segment that is not sealed.
+///
+/// # Errors
+/// [`LogError`] of a failed call.
+pub(super) fn payload_tails(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    inventory: &Inventory,
+    reading: &SegmentReading,
+) -> Result<Vec<String>, LogError> {
+    let segment = reading.segment;
+    let mut notes = Vec::new();
+    for (part, len) in &reading.payloads {
+        let name = SegmentFile::Payloads(segment, *part);
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        if read_up_to(file.as_ref(), *len, PAGE_BYTES)?.iter().any(|byte| *byte != 0) {
+            notes.push(format!("{}, byte {len}: payloads of a group that was not finished", relative(name)));
+        }
+    }
+    for part in unnamed_parts(inventory, reading) {
+        let name = relative(SegmentFile::Payloads(segment, part));
+        notes.push(format!("{name}: payloads of a group that was not finished"));
+    }
+    Ok(notes)
+}
+
+/// How a tile sidecar stands to the one that the frames give.
+pub(super) enum Sidecar {
+    /// Byte for byte the same.
+    Good,
+    /// There is none.
+    Missing,
+    /// It differs.
+    Damaged(Damage),
+}
+
+/// Compares the stored sidecar.
+///
+/// # Errors
+/// [`LogError`] of a failed call.
+pub(super) fn check_sidecar(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    reading: &SegmentReading,
+) -> Result<Sidecar, LogError> {
+    let name = SegmentFile::Tiles(reading.segment);
+    let file = match disk.open(&directory.segment_file(name), Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(Sidecar::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    let stored = read_up_to(file.as_ref(), 0, reading.tiles.len() + 1)?;
+    if stored == reading.tiles {
+        return Ok(Sidecar::Good);
+    }
+    let same = stored.iter().zip(&reading.tiles).take_while(|(stored, computed)| stored == computed).count();
+    let what = "the tile sidecar is not what the frames give; it is derived: remove it, and it is computed anew";
+    Ok(Sidecar::Damaged(damage(name, same as u64, what)))
+}
+
+/// Payload files that exist and that no frame names.
+fn unnamed_parts<'i>(inventory: &'i Inventory, reading: &'i SegmentReading) -> impl Iterator<Item = PayloadPart> + 'i {
+    inventory.payload_parts(reading.segment).filter(|part| !reading.payloads.contains_key(part))
+}

@@ -1,0 +1,394 @@
+//! The walk over all segments, one at a time, from the first frame to the end.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use stele_proof::tree::{self, CompactRange};
+use stele_proof::{LeafIndex, TreeSize};
+
+use crate::directory::{LogDirectory, read_file_header, relative};
+use crate::disk::{Access, Disk, read_small};
+use crate::error::{Damage, LogError};
+use crate::frame::{FrameFault, Tail};
+use crate::number::SegmentNumber;
+use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
+use crate::reader::{MAX_TILES_BYTES, tail_behind};
+use crate::recovery::decide;
+use crate::scan::{FrameScanner, Seen};
+use crate::seal::describe;
+use crate::segment::SegmentFile;
+use crate::tiles::Tiles;
+
+use super::Progress;
+use super::files::{Sidecar, check_headers, check_sealed, check_sidecar, damage, or_damage, payload_tails};
+use super::flush::Flushed;
+use super::records::RecordAudit;
+use super::seals::Seals;
+use super::survey::Survey;
+
+/// A verification on its way.
+pub(super) struct Audit<'a> {
+    disk: &'a dyn Disk,
+    directory: &'a LogDirectory,
+    pub(super) survey: Survey,
+    pub(super) flushed: Flushed,
+    pub(super) records: RecordAudit,
+    seals: Seals,
+    /// The roots that are asked for, as far as they are known.
+    roots: BTreeMap<TreeSize, Option<tree::Hash>>,
+    /// Tail and tree behind what has been read.
+    pub(super) walked: SegmentStart,
+    /// Whether the walk had to stop before the end of the log.
+    pub(super) stopped: bool,
+    missing_sidecars: u64,
+    pub(super) bytes: u64,
+    pub(super) findings: Vec<Damage>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Where the readable frames of a segment end.
+enum Stop {
+    /// With its last frame.
+    Ended,
+    /// Where a writer at work has not yet proven more to be durable.
+    Limit,
+    /// Here is no frame; whether anything but zeros follows, and what is wrong with it.
+    Bad(Rest, Option<FrameFault>),
+}
+
+/// What lies behind the last frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Zeros,
+    Bytes,
+}
+
+impl<'a> Audit<'a> {
+    /// Looks at the directory and at the flush rings.
+    pub(super) fn start(
+        disk: &'a dyn Disk,
+        directory: &'a LogDirectory,
+        sizes: Vec<TreeSize>,
+    ) -> Result<Self, LogError> {
+        let (mut findings, mut notes) = (Vec::new(), Vec::new());
+        let mut survey = Survey::take(disk, directory, &mut findings, &mut notes)?;
+        let mut flushed = Flushed::read(disk, directory, &survey)?;
+        // A writer may seal and roll between the look at the names and the look into the files.
+        while flushed.writer && flushed.newest.is_none() {
+            (findings, notes) = (Vec::new(), Vec::new());
+            survey = Survey::take(disk, directory, &mut findings, &mut notes)?;
+            flushed = Flushed::read(disk, directory, &survey)?;
+        }
+        if flushed.writer {
+            // It makes files between two looks.
+            findings.clear();
+        }
+        flushed.check(&mut findings, &mut notes);
+        let inventory = &survey.inventory;
+        let tail = Tail::start(inventory.alignment, inventory.height);
+        let mut audit = Self {
+            disk,
+            directory,
+            records: RecordAudit::new(inventory.alignment, inventory.height),
+            survey,
+            flushed,
+            seals: Seals::default(),
+            roots: sizes.into_iter().map(|size| (size, None)).collect(),
+            walked: SegmentStart { tail, tree: CompactRange::new() },
+            stopped: false,
+            missing_sidecars: 0,
+            bytes: 0,
+            findings,
+            notes,
+        };
+        audit.keep_root(&CompactRange::new());
+        Ok(audit)
+    }
+
+    /// Reads every segment.
+    pub(super) fn run(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), LogError> {
+        let last = self.survey.inventory.last;
+        let total = self.survey.total;
+        while self.walked.tail.segment <= last {
+            let segment = self.walked.tail.segment;
+            progress(Progress { bytes: self.bytes.min(total), total });
+            let goes_on = if segment < self.survey.inventory.sealed { self.sealed()? } else { self.unsealed()? };
+            self.bytes += self.survey.bytes_of(self.disk, self.directory, segment)?;
+            self.hold_seal_records();
+            if !goes_on {
+                break;
+            }
+        }
+        progress(Progress { bytes: self.bytes.min(total), total });
+        self.check_successor()?;
+        let end = self.walked.tree.size().next_leaf();
+        let height = self.survey.inventory.height;
+        std::mem::take(&mut self.seals).finish(end, height, &mut self.findings, &mut self.notes);
+        if self.missing_sidecars > 0 {
+            let missing = self.missing_sidecars;
+            self.notes
+                .push(format!("{missing} tile sidecars are missing; they are derived, and reading is slow without"));
+        }
+        Ok(())
+    }
+
+    /// The root at a size that was asked for at the start; `None` where it is not known.
+    pub(super) fn root_at(&self, size: TreeSize) -> Option<tree::Hash> {
+        self.roots.get(&size).copied().flatten()
+    }
+
+    /// A sealed segment; answers whether the next one can be read.
+    fn sealed(&mut self) -> Result<bool, LogError> {
+        let segment = self.walked.tail.segment;
+        let name = SegmentFile::Frames(segment);
+        let reading = match self.read(None)? {
+            Ok(reading) => reading,
+            Err(damage) => {
+                self.damaged(segment, damage);
+                return self.go_on_behind(segment);
+            }
+        };
+        let (disk, directory, inventory) = (self.disk, self.directory, &self.survey.inventory);
+        let wrong = match check_headers(disk, directory, inventory, &reading)? {
+            None => check_sealed(disk, directory, inventory, &reading)?,
+            wrong => wrong,
+        };
+        match wrong {
+            Some(damage) => {
+                self.findings.push(damage);
+                self.seals.damaged(segment);
+            }
+            None => self.seals.good(describe(disk, directory, &self.walked, &reading)?),
+        }
+        if !disk.open(&directory.segment_file(name), Access::Read)?.status()?.read_only {
+            self.notes.push(format!("{} is sealed and should be read-only (mode 0444)", relative(name)));
+        }
+        match check_sidecar(disk, directory, &reading)? {
+            Sidecar::Good => {}
+            Sidecar::Missing => self.missing_sidecars += 1,
+            Sidecar::Damaged(damage) => self.findings.push(damage),
+        }
+        self.advance(&reading)?;
+        Ok(true)
+    }
+
+    /// A segment that is not sealed; answers whether another one follows.
+    fn unsealed(&mut self) -> Result<bool, LogError> {
+        let segment = self.walked.tail.segment;
+        let name = SegmentFile::Frames(segment);
+        let (tail, stop) = match or_damage(self.scan(), name)? {
+            Ok(found) => found,
+            Err(damage) => {
+                self.damaged(segment, damage);
+                return self.go_on_behind(segment);
+            }
+        };
+        let healthy = self.judge(&tail, &stop)?;
+        if tail != self.walked.tail {
+            let reading = match self.read(Some(&tail))? {
+                Ok(reading) => reading,
+                Err(damage) => {
+                    self.damaged(segment, damage);
+                    match self.read_frames(Some(&tail))? {
+                        Some(reading) => reading,
+                        None => return self.stop(),
+                    }
+                }
+            };
+            self.finish_unsealed(&reading, matches!(stop, Stop::Ended) && healthy)?;
+        }
+        if !healthy {
+            return self.stop();
+        }
+        Ok(matches!(stop, Stop::Ended))
+    }
+
+    fn finish_unsealed(&mut self, reading: &SegmentReading, ended: bool) -> Result<(), LogError> {
+        let (disk, directory, inventory) = (self.disk, self.directory, &self.survey.inventory);
+        if let Some(damage) = check_headers(disk, directory, inventory, reading)? {
+            self.findings.push(damage);
+        }
+        if !self.flushed.writer {
+            self.notes.extend(payload_tails(disk, directory, inventory, reading)?);
+        }
+        if ended && !self.seals.is_damaged(reading.segment) {
+            self.seals.good(describe(disk, directory, &self.walked, reading)?);
+        }
+        if ended && let Sidecar::Damaged(damage) = check_sidecar(disk, directory, reading)? {
+            self.findings.push(damage);
+        }
+        self.advance(reading)
+    }
+
+    /// Finds the last readable frame of the segment at hand.
+    fn scan(&self) -> Result<(Tail, Stop), LogError> {
+        let mut tail = self.walked.tail;
+        let segment = tail.segment;
+        let name = SegmentFile::Frames(segment);
+        let file = self.disk.open(&self.directory.segment_file(name), Access::Read)?;
+        read_file_header(file.as_ref(), name)?;
+        let limit = if self.flushed.writer { self.flushed.newest } else { None };
+        let mut scanner = FrameScanner::new(file.as_ref());
+        let fault = loop {
+            if tail.segment != segment {
+                return Ok((tail, Stop::Ended));
+            }
+            if limit.is_some_and(|slot| (segment, tail.offset) >= (slot.segment, slot.start)) {
+                return Ok((tail, Stop::Limit));
+            }
+            match scanner.at(&tail)? {
+                Seen::Frame(placed, _) => tail.advance(&placed),
+                Seen::Nothing => break None,
+                Seen::Bad(fault) => break Some(fault),
+            }
+        };
+        let rest = if scanner.non_zero_from(tail.offset.get())? { Rest::Bytes } else { Rest::Zeros };
+        Ok((tail, Stop::Bad(rest, fault)))
+    }
+
+    /// Whether the frames end where they may: at the end of the log, or at a group that was torn.
+    fn judge(&mut self, tail: &Tail, stop: &Stop) -> Result<bool, LogError> {
+        let Stop::Bad(rest, fault) = stop else { return Ok(true) };
+        let name = SegmentFile::Frames(tail.segment);
+        let newest = self.flushed.newest;
+        let below_end = newest.is_some_and(|slot| (tail.segment, tail.offset) < (slot.segment, slot.end));
+        let is_last = tail.segment == self.survey.inventory.last;
+        if *rest == Rest::Zeros && fault.is_none() && !below_end && is_last {
+            return Ok(true);
+        }
+        let fault_text = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
+        if !self.flushed.writer && self.disk.is_locked(&self.directory.lock())? {
+            let (name, at) = (relative(name), tail.offset);
+            self.notes.push(format!("{name}, byte {at}: {fault_text}; the log is being written now, run this again"));
+            return Ok(true);
+        }
+        match or_damage(decide(tail, newest.as_ref(), self.flushed.clean, *fault), name)? {
+            Err(damage) => self.damaged(tail.segment, damage),
+            Ok(()) if !is_last => {
+                let what = format!("{fault_text}, but a later segment file follows");
+                let leaf = Some(tail.leaves.next_leaf());
+                self.damaged(tail.segment, Damage { leaf, ..damage(name, tail.offset.get(), &what) });
+            }
+            Ok(()) => {
+                let (name, at) = (relative(name), tail.offset);
+                self.notes.push(format!("{name}, byte {at}: {fault_text}; a last group that was not acknowledged"));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the segment at hand, up to its last frame or up to `end`, and all there is in it.
+    fn read(&mut self, end: Option<&Tail>) -> Result<Result<SegmentReading, Damage>, LogError> {
+        let records = &mut self.records;
+        let reading = read_back(
+            self.disk,
+            self.directory,
+            &self.walked,
+            end,
+            Depth::Everything,
+            &mut |leaf, record, self_hash, slot| records.record(leaf, record, self_hash, slot),
+        );
+        or_damage(reading, SegmentFile::Frames(self.walked.tail.segment))
+    }
+
+    /// Reads the frames of the segment at hand and nothing else; `None` where they are damaged.
+    fn read_frames(&self, end: Option<&Tail>) -> Result<Option<SegmentReading>, LogError> {
+        let (disk, directory) = (self.disk, self.directory);
+        let reading = read_back(disk, directory, &self.walked, end, Depth::Leaves, &mut |_, _, _, _| Ok(()));
+        Ok(or_damage(reading, SegmentFile::Frames(self.walked.tail.segment))?.ok())
+    }
+
+    fn damaged(&mut self, segment: SegmentNumber, damage: Damage) {
+        self.findings.push(damage);
+        self.seals.damaged(segment);
+        self.records.skip();
+    }
+
+    /// Moves behind a damaged segment: by its frames where these are good, else by its sidecar.
+    fn go_on_behind(&mut self, segment: SegmentNumber) -> Result<bool, LogError> {
+        if self.survey.has(segment)
+            && let Some(reading) = self.read_frames(None)?
+        {
+            self.advance(&reading)?;
+            return Ok(true);
+        }
+        let path = self.directory.segment_file(SegmentFile::Tiles(segment));
+        let bytes = match read_small(self.disk, &path, MAX_TILES_BYTES) {
+            Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            bytes => bytes.ok().flatten(),
+        };
+        let here = &self.walked.tail;
+        let fits =
+            |tiles: &Tiles| (tiles.leaves().first, tiles.first_index()) == (here.leaves.next_leaf(), here.next_index);
+        match bytes.and_then(|bytes| Tiles::decode(bytes, segment).ok()).filter(fits) {
+            Some(tiles) => {
+                self.walk_leaves(&tiles);
+                self.walked.tail = tail_behind(&self.survey.inventory, &tiles);
+                Ok(true)
+            }
+            None => self.stop(),
+        }
+    }
+
+    /// Ends the walk before the end of the log.
+    fn stop(&mut self) -> Result<bool, LogError> {
+        self.stopped = true;
+        self.records.skip();
+        let segment = self.walked.tail.segment;
+        if segment < self.survey.inventory.last {
+            let name = relative(SegmentFile::Frames(segment));
+            self.notes.push(format!("what follows {name} was not checked: where it begins is not known"));
+        }
+        Ok(false)
+    }
+
+    /// Moves behind what was read.
+    fn advance(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
+        let sizes = self.walked.tree.size()..=reading.tree.size();
+        if self.roots.range(sizes).next().is_some() {
+            let tiles = Tiles::decode(reading.tiles.clone(), reading.segment)
+                .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(reading.segment)), 0, None, fault))?;
+            self.walk_leaves(&tiles);
+        }
+        self.walked = SegmentStart { tail: reading.end, tree: reading.tree.clone() };
+        Ok(())
+    }
+
+    /// Appends a segment's leaves to the tree, and keeps the roots that are asked for on the way.
+    fn walk_leaves(&mut self, tiles: &Tiles) {
+        let leaves = tiles.leaves();
+        let hashes = (leaves.first.get()..leaves.end.get()).filter_map(|leaf| tiles.leaf_hash(LeafIndex::new(leaf)));
+        let mut tree = std::mem::take(&mut self.walked.tree);
+        for hash in hashes {
+            tree.append(hash);
+            self.keep_root(&tree);
+        }
+        self.walked.tree = tree;
+    }
+
+    fn keep_root(&mut self, tree: &CompactRange) {
+        if let Some(root) = self.roots.get_mut(&tree.size()) {
+            *root = Some(tree.root());
+        }
+    }
+
+    /// Holds the seal records met so far against their segments.
+    fn hold_seal_records(&mut self) {
+        for (leaf, record) in std::mem::take(&mut self.records.sealed) {
+            self.findings.extend(self.seals.recorded(leaf, &record));
+        }
+    }
+
+    /// A sealed segment always has a successor.
+    fn check_successor(&mut self) -> Result<(), LogError> {
+        let last = self.survey.inventory.last;
+        let path = self.directory.segment_file(SegmentFile::Frames(last));
+        if self.findings.is_empty() && !self.flushed.writer && self.disk.open(&path, Access::Read)?.status()?.read_only
+        {
+            let what = "the file is missing: a sealed segment always has a successor";
+            self.findings.push(damage(SegmentFile::Frames(last.next()), 0, what));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! What lies in the `segments` directory, good or not.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
+use crate::disk::{Access, Disk, TEMPORARY};
+use crate::error::{Damage, LogError};
+use crate::number::SegmentNumber;
+use crate::segment::{FileHeader, PayloadPart, SegmentFile};
+
+/// The files, and what a look at their names and modes tells.
+pub(super) struct Survey {
+    /// Segments up to the last one; one in the middle may be missing.
+    pub(super) inventory: Inventory,
+    /// The segment files that are there.
+    frames: BTreeSet<SegmentNumber>,
+    /// Bytes of segment and payload files.
+    pub(super) total: u64,
+}
+
+/// Names in the directory, sorted by what they are.
+struct Names {
+    frames: BTreeSet<SegmentNumber>,
+    payloads: Vec<(SegmentNumber, PayloadPart)>,
+    tiles: Vec<SegmentNumber>,
+    foreign: Vec<String>,
+}
+
+impl Survey {
+    /// Lists the files; damage that the names alone show goes to `findings`.
+    pub(super) fn take(
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        findings: &mut Vec<Damage>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, LogError> {
+        let names = list(disk, directory)?;
+        let (Some(last), Some(header)) = (names.frames.last().copied(), geometry(disk, directory, &names.frames)?)
+        else {
+            return match names.frames.first() {
+                None => Err(LogError::NoLog(directory.path().to_owned())),
+                Some(first) => {
+                    let name = relative(SegmentFile::Frames(*first));
+                    Err(LogError::damaged(name, 0, None, "no segment file has a readable header"))
+                }
+            };
+        };
+        for file in strays(&names) {
+            let what = "the file belongs to no segment of the log; move it away".to_owned();
+            findings.push(Damage { file: relative(file), offset: 0, leaf: None, what });
+        }
+        for name in &names.foreign {
+            notes.push(format!("segments/{name} is no file of a log, and was not looked at"));
+        }
+        let sealed = first_unsealed(disk, directory, &names.frames)?;
+        let inventory = Inventory::of_findings(&header, sealed, last, names.payloads);
+        let mut survey = Self { inventory, frames: names.frames, total: 0 };
+        survey.total = survey.count_bytes(disk, directory)?;
+        Ok(survey)
+    }
+
+    /// How many segment files there are.
+    pub(super) fn segments(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
+    /// Whether the segment file is there.
+    pub(super) fn has(&self, segment: SegmentNumber) -> bool {
+        self.frames.contains(&segment)
+    }
+
+    /// The files of the segments that are not sealed.
+    pub(super) fn unsealed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.frames.range(self.inventory.sealed..).copied()
+    }
+
+    /// Bytes of a segment's file and of its payload files.
+    pub(super) fn bytes_of(
+        &self,
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        segment: SegmentNumber,
+    ) -> Result<u64, LogError> {
+        let mut bytes = 0;
+        let parts = self.inventory.payload_parts(segment).map(|part| SegmentFile::Payloads(segment, part));
+        for file in parts.chain([SegmentFile::Frames(segment)]) {
+            match disk.open(&directory.segment_file(file), Access::Read) {
+                Ok(file) => bytes += file.status()?.len,
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn count_bytes(&self, disk: &dyn Disk, directory: &LogDirectory) -> Result<u64, LogError> {
+        self.frames.iter().try_fold(0, |sum, segment| Ok(sum + self.bytes_of(disk, directory, *segment)?))
+    }
+}
+
+fn list(disk: &dyn Disk, directory: &LogDirectory) -> Result<Names, LogError> {
+    let listed = disk.list(&directory.segments()).map_err(|error| match error.source.kind() {
+        io::ErrorKind::NotFound => LogError::NoLog(directory.path().to_owned()),
+        _ => error.into(),
+    })?;
+    let mut names = Names { frames: BTreeSet::new(), payloads: Vec::new(), tiles: Vec::new(), foreign: Vec::new() };
+    for name in listed {
+        match SegmentFile::parse(&name) {
+            Some(SegmentFile::Frames(segment)) => {
+                names.frames.insert(segment);
+            }
+            Some(SegmentFile::Payloads(segment, part)) => names.payloads.push((segment, part)),
+            Some(SegmentFile::Tiles(segment)) => names.tiles.push(segment),
+            // What an interrupted creation left behind goes away when the log is opened for writing.
+            None if name.ends_with(TEMPORARY) => {}
+            None => names.foreign.push(name),
+        }
+    }
+    names.payloads.sort_unstable();
+    Ok(names)
+}
+
+/// Payload files and sidecars behind the last segment. What belongs to a missing one is told with it.
+fn strays(names: &Names) -> impl Iterator<Item = SegmentFile> + '_ {
+    let payloads = names.payloads.iter().map(|(segment, part)| (*segment, SegmentFile::Payloads(*segment, *part)));
+    let tiles = names.tiles.iter().map(|segment| (*segment, SegmentFile::Tiles(*segment)));
+    let last = names.frames.last().copied();
+    payloads.chain(tiles).filter(move |(segment, _)| Some(*segment) > last).map(|(_, file)| file)
+}
+
+/// The first readable header: all files of a log agree in alignment and block height.
+fn geometry(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    frames: &BTreeSet<SegmentNumber>,
+) -> Result<Option<FileHeader>, LogError> {
+    for segment in frames {
+        let name = SegmentFile::Frames(*segment);
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        match read_file_header(file.as_ref(), name) {
+            Ok(header) => return Ok(Some(header)),
+            Err(LogError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The segment behind the last read-only one.
+fn first_unsealed(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    frames: &BTreeSet<SegmentNumber>,
+) -> Result<SegmentNumber, LogError> {
+    // The last file is never sealed: a sealed file has a successor.
+    for segment in frames.iter().rev().skip(1) {
+        let file = disk.open(&directory.segment_file(SegmentFile::Frames(*segment)), Access::Read)?;
+        if file.status()?.read_only {
+            return Ok(segment.next());
+        }
+    }
+    Ok(SegmentNumber::new(0))
+}
