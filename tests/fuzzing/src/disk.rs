@@ -115,6 +115,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn free_bytes(&self, _: &Path) -> Result<u64, DiskError> {
+        Ok(u64::MAX)
+    }
+
     fn lock(&self, path: &Path, _: &str) -> Result<Locking, DiskError> {
         Err(missing("lock", path))
     }
