@@ -15,6 +15,9 @@ use stele_proof::tree::Node;
 
 use crate::disk::{MemoryDisk, MemoryFile};
 
+/// Pages of the flush ring.
+const RING_PAGES: usize = 3;
+const _: () = assert!(RING_PAGES as u64 == RING_SLOTS);
 const PATH: &str = "/file";
 const MAGIC: [u8; 8] = *b"STELTEST";
 /// The last generation that is read.
@@ -40,7 +43,7 @@ pub(crate) fn file_header(data: &[u8]) {
 
 /// The flush ring: three pages, each a third of the input filled up with zeros.
 pub(crate) fn ring(data: &[u8]) {
-    let pages: [Vec<u8>; RING_SLOTS as usize] = pages(data);
+    let pages: [Vec<u8>; RING_PAGES] = pages(data);
     let segment = SegmentNumber::new(number(data, 16));
     for pages in [pages.each_ref().map(|page| sealed(page)), pages] {
         let file = MemoryFile::new([vec![0; PAGE_BYTES], pages.concat()].concat());
