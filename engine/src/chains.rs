@@ -62,13 +62,17 @@ pub struct Head {
     pub self_hash: SelfHash,
 }
 
+#[derive(Clone)]
 struct Chain {
     head: Head,
+    /// Where the head is.
+    leaf: LeafIndex,
     /// The last records, oldest first; the last one is the head.
     recent: VecDeque<(SelfHash, LeafIndex)>,
 }
 
 /// All chains of a log.
+#[derive(Clone)]
 pub struct Chains {
     numbers: HashMap<Box<str>, usize>,
     chains: Vec<Chain>,
@@ -76,12 +80,20 @@ pub struct Chains {
     order: VecDeque<usize>,
     limit: usize,
     key: String,
+    key_bytes: usize,
 }
 
 impl Chains {
     /// No chains yet, and room for `limit`.
     pub fn new(limit: usize) -> Self {
-        Self { numbers: HashMap::new(), chains: Vec::new(), order: VecDeque::new(), limit, key: String::new() }
+        Self {
+            numbers: HashMap::new(),
+            chains: Vec::new(),
+            order: VecDeque::new(),
+            limit,
+            key: String::new(),
+            key_bytes: 0,
+        }
     }
 
     /// How many there are.
@@ -92,6 +104,36 @@ impl Chains {
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.chains.is_empty()
+    }
+
+    /// Bytes of all keys: stream, LF, writer.
+    pub const fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
+    /// Every chain by ascending key, with its head and that record's leaf.
+    pub fn sorted(&self) -> Vec<(&str, Head, LeafIndex)> {
+        let mut sorted: Vec<_> = self
+            .numbers
+            .iter()
+            .map(|(key, number)| {
+                let chain = &self.chains[*number];
+                (&**key, chain.head, chain.leaf)
+            })
+            .collect();
+        sorted.sort_unstable_by_key(|(key, ..)| *key);
+        sorted
+    }
+
+    /// Takes up a chain from a state file; `None` where the key is no key, known, or one too many.
+    pub fn load(&mut self, key: &str, head: Head, leaf: LeafIndex) -> Option<()> {
+        if self.chains.len() >= self.limit || key.matches('\n').count() != 1 || self.numbers.contains_key(key) {
+            return None;
+        }
+        self.key_bytes += key.len();
+        self.numbers.insert(key.into(), self.chains.len());
+        self.chains.push(Chain { head, leaf, recent: VecDeque::new() });
+        Some(())
     }
 
     /// The head of a chain, named by its escaped texts.
@@ -132,6 +174,14 @@ impl Chains {
         if seq > head.seq {
             return Err(ChainError::SeqGap { expected: head.seq + 1, found: seq });
         }
+        // A chain that was loaded from a state file remembers its head, and nothing before it.
+        if seq == head.seq {
+            return if head.self_hash == *self_hash {
+                Ok(Standing::Duplicate(chain.leaf))
+            } else {
+                Err(ChainError::Tamper { at: chain.leaf })
+            };
+        }
         let back = usize::try_from(head.seq - seq).unwrap_or(usize::MAX);
         match chain.recent.iter().rev().nth(back) {
             Some((known, at)) if known == self_hash => Ok(Standing::Duplicate(*at)),
@@ -171,13 +221,15 @@ impl Chains {
         let number = match number {
             Some(number) => number,
             None => {
-                self.chains.push(Chain { head, recent: VecDeque::new() });
+                self.key_bytes += self.key.len();
+                self.chains.push(Chain { head, leaf, recent: VecDeque::new() });
                 self.numbers.insert(self.key.as_str().into(), self.chains.len() - 1);
                 self.chains.len() - 1
             }
         };
         let chain = &mut self.chains[number];
         chain.head = head;
+        chain.leaf = leaf;
         chain.recent.push_back((self_hash, leaf));
         self.order.push_back(number);
         if self.order.len() > WINDOW

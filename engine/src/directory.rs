@@ -48,6 +48,16 @@ impl LogDirectory {
         self.segments().join(file.name())
     }
 
+    /// State files.
+    pub fn states(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// The state file of a segment.
+    pub fn state(&self, segment: SegmentNumber) -> PathBuf {
+        self.states().join(format!("{:016x}", segment.get()))
+    }
+
     /// Vote, incarnation, clean mark.
     pub fn hard_state(&self) -> PathBuf {
         self.path.join("hard-state")
@@ -213,7 +223,7 @@ pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHe
 /// # Errors
 /// [`crate::disk::DiskError`] of the failed call.
 pub fn remove_temporaries(disk: &dyn Disk, directory: &LogDirectory) -> Result<(), LogError> {
-    for path in [directory.path().to_owned(), directory.segments(), directory.keys()] {
+    for path in [directory.path().to_owned(), directory.segments(), directory.states(), directory.keys()] {
         let names = match disk.list(&path) {
             Ok(names) => names,
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,

@@ -165,6 +165,12 @@ pub trait Disk: Send + Sync {
     /// [`DiskError`] of the failed call.
     fn sync_directory(&self, path: &Path) -> Result<(), DiskError>;
 
+    /// Bytes that may still be written to the file system of a directory.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the failed call.
+    fn free_bytes(&self, path: &Path) -> Result<u64, DiskError>;
+
     /// Takes an exclusive advisory lock on a file, created where missing, and leaves `note` in it.
     ///
     /// # Errors
@@ -236,6 +242,7 @@ pub struct RealDisk;
 struct RealFile {
     file: fs::File,
     path: PathBuf,
+    access: Access,
 }
 
 impl RealFile {
@@ -255,6 +262,11 @@ impl DiskFile for RealFile {
         while done < buffer.len() {
             match self.file.read_at(&mut buffer[done..], at + done as u64) {
                 Ok(0) => break,
+                // Direct I/O cannot go on from the odd place where the file ends.
+                Ok(read) if self.access == Access::ReadDirect && read % SECTOR_BYTES != 0 => {
+                    done += read;
+                    break;
+                }
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.fail("read")(error)),
@@ -296,17 +308,15 @@ impl Disk for RealDisk {
         let opened = match access {
             Access::Read => options.open(path),
             // A file system without direct I/O refuses the flag; then the page cache must do.
-            Access::ReadDirect => {
-                options.clone().custom_flags(libc::O_DIRECT).open(path).or_else(|error| match error.kind() {
-                    io::ErrorKind::InvalidInput => options.open(path),
-                    _ => Err(error),
-                })
-            }
+            Access::ReadDirect => options.clone().custom_flags(DIRECT).open(path).or_else(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => options.open(path),
+                _ => Err(error),
+            }),
             Access::Write => options.write(true).open(path),
             Access::Create => options.write(true).create_new(true).mode(0o600).open(path),
         };
         let file = opened.map_err(fail(if access == Access::Create { "create" } else { "open" }, path))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), access }))
     }
 
     fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
@@ -339,6 +349,11 @@ impl Disk for RealDisk {
         fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(fail("flush the directory", path))
     }
 
+    fn free_bytes(&self, path: &Path) -> Result<u64, DiskError> {
+        let space = rustix::fs::statvfs(path).map_err(|error| fail("look at the space of", path)(error.into()))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     fn lock(&self, path: &Path, note: &str) -> Result<Locking, DiskError> {
         let file = fs::OpenOptions::new()
             .read(true)
@@ -352,11 +367,8 @@ impl Disk for RealDisk {
         for _ in 0..LOCK_TRIES {
             match file.try_lock() {
                 Ok(()) => {
-                    let write = || -> io::Result<()> {
-                        file.set_len(0)?;
-                        file.write_all_at(note.as_bytes(), 0)
-                    };
-                    write().map_err(fail("write", path))?;
+                    // Written over, not cut and written: a full disk must not keep a log from opening.
+                    file.write_all_at(format!("{note:<NOTE_BYTES$}\n").as_bytes(), 0).map_err(fail("write", path))?;
                     return Ok(Locking::Taken(Box::new(RealLock(file))));
                 }
                 Err(fs::TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
@@ -381,5 +393,11 @@ impl Disk for RealDisk {
     }
 }
 
+/// The flag for direct I/O, which has another number on every architecture.
+const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+/// The smallest piece that direct I/O reads.
+const SECTOR_BYTES: usize = 512;
+/// What a note in a lock file is padded to.
+const NOTE_BYTES: usize = 20;
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);

@@ -74,6 +74,16 @@ pub enum LogError {
     /// A call failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Too little room to append and still be able to seal.
+    #[error("{} has {free} bytes free, and {needed} are kept for sealing; make room and run it again, nothing is lost", path.display())]
+    NoSpace {
+        /// The log's directory.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// What must be free to append.
+        needed: u64,
+    },
     /// A guarded file is damaged.
     #[error(transparent)]
     Generation(#[from] GenerationError),

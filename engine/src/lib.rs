@@ -24,6 +24,7 @@
 //! | [`scan`], [`walk`] | reading frames one after the other |
 //! | [`recovery`] | what of the unsealed files is the log |
 //! | [`chains`] | the head of every chain, recent identities |
+//! | [`state`] | state files: what the log up to a seal adds up to |
 //! | [`read_back`] | reading a segment back and recomputing it |
 //! | [`seal`] | sealing |
 //! | [`birth`] | making a log |
@@ -60,6 +61,7 @@ pub mod scan;
 pub mod seal;
 pub mod segment;
 pub mod signing_state;
+pub mod state;
 pub mod store;
 pub mod tiles;
 pub mod verify;

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use stele_proof::checkpoint::Origin;
-use stele_proof::record::{Actor, Limits, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
+use stele_proof::record::{Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 
@@ -29,13 +29,14 @@ use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::intake::{Admitted, Asker, Refusal, Submission, admit};
-use crate::number::{SegmentNumber, Term};
+use crate::number::{BlockHeight, SegmentNumber, Term};
 use crate::read_back::SegmentStart;
 use crate::recovery::TornTail;
 use crate::reserved::{self, Genesis, SegmentSealed};
 use crate::seal::{SegmentEnd, seal_segment};
 use crate::segment::SegmentFile;
 use crate::signing_state::SignedHead;
+use crate::state::{self, State, StateKeeper};
 use crate::store::{AppendError, Entry, SegmentStore, StoreProgress};
 use crate::walk::walk;
 use crate::writer::OnDurable;
@@ -44,6 +45,15 @@ use crate::writer::OnDurable;
 pub(crate) const LOCAL_TERM: Term = Term::new(1);
 /// A batch is cut when its body or its payloads reach this many bytes.
 const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// Bytes that may be appended between two looks at the free space.
+const SPACE_LOOK_BYTES: u64 = 1 << 20;
+
+/// Free space that appending leaves alone, so that what is open can be sealed: the sidecar of a block,
+/// with a frame for every leaf, a seal record, a state file of moderate size, and what is being flushed.
+const fn low_water(height: BlockHeight) -> u64 {
+    height.leaves() * (33 + 16) + (8 << 20)
+}
 
 /// When an open segment that holds records is ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +107,8 @@ pub struct LocalLog {
     start: SegmentStart,
     /// When the first record outside `stele/` came into the open segment.
     aging_since: Option<UnixMillis>,
+    /// Bytes that may be taken before the free space is looked at again.
+    space_left: u64,
     sealer: Sealer,
     torn: Option<TornTail>,
     /// Given back last.
@@ -115,7 +127,8 @@ impl LocalLog {
         let start =
             SegmentStart { tail: Tail::start(inventory.alignment, inventory.height), tree: CompactRange::new() };
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, start.tail)?;
-        let sealer = Sealer::start(environment, &directory, store.progress())?;
+        let keeper = StateKeeper::new(MAX_CHAINS);
+        let sealer = Sealer::start(environment, &directory, store.progress(), keeper)?;
         let mut log = Self {
             environment: environment.clone(),
             directory,
@@ -128,6 +141,7 @@ impl LocalLog {
             batch: BatchBuilder::default(),
             start,
             aging_since: None,
+            space_left: 0,
             sealer,
             torn: recovered.cut,
             _lock: lock,
@@ -153,22 +167,20 @@ impl LocalLog {
         remove_temporaries(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
 
-        let mut state = Applied::new(&inventory);
-        let sealed_end = |tail: &Tail| tail.segment < inventory.sealed;
-        while sealed_end(&state.tail) {
-            state.walk_segment(disk, &directory, None)?;
-        }
+        let mut state = Applied::up_to_sealed(disk, &directory, &inventory, inventory.sealed)?;
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
-        while (state.tail.segment, state.tail.offset) < (recovered.tail.segment, recovered.tail.offset) {
-            state.walk_segment(disk, &directory, Some(&recovered.tail))?;
-        }
-        if state.starts.back().is_none_or(|start| start.tail.segment != state.tail.segment) {
-            state.starts.push_back(state.here());
-            state.aging_since = None;
+        state.walk_to(disk, &directory, &recovered.tail)?;
+        // Segments without a seal record are sealed again, so they must have been read.
+        while state.recorded() < state.first {
+            state = Applied::up_to_sealed(disk, &directory, &inventory, state.recorded())?;
+            state.walk_to(disk, &directory, &recovered.tail)?;
         }
         let genesis = birth::read_genesis(disk, &directory)?;
         birth::refresh_description(disk, &directory, &genesis)?;
-        let sealer = Sealer::start(environment, &directory, store.progress())?;
+        let Some((start, keeper)) = state.starts.front().cloned() else {
+            unreachable!("the open segment has begun");
+        };
+        let sealer = Sealer::start(environment, &directory, store.progress(), keeper)?;
         let mut log = Self {
             environment: environment.clone(),
             directory,
@@ -176,33 +188,23 @@ impl LocalLog {
             limits: Limits::default(),
             settings: SealSettings::default(),
             store,
-            start: state.starts.pop_back().unwrap_or_else(|| state.here()),
-            chains: state.chains,
+            start,
+            chains: state.keeper.chains,
             tree: state.tree,
             batch: BatchBuilder::default(),
             aging_since: state.aging_since,
+            space_left: 0,
             sealer,
             torn: recovered.cut,
             _lock: lock,
         };
-        log.resume_sealing(state.starts)?;
+        // Ended segments without a seal record get theirs, oldest first.
+        for (next, _) in state.starts.into_iter().skip(1) {
+            let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
+            log.sealer.submit(std::mem::replace(&mut log.start, next), end);
+        }
         log.seal_if_due()?;
         Ok(log)
-    }
-
-    /// Seals ended segments that have no seal record yet, oldest first.
-    fn resume_sealing(&mut self, starts: VecDeque<SegmentStart>) -> Result<(), LogError> {
-        let recorded = self.chains.head(reserved::SEGMENTS_STREAM, reserved::WRITER).map_or(0, |head| head.seq);
-        let mut starts = starts.into_iter().peekable();
-        while let Some(start) = starts.next() {
-            let next = starts.peek().unwrap_or(&self.start);
-            // Seal records stand in the order of segments, from 0 without a gap.
-            if start.tail.segment.get() >= recorded {
-                let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
-                self.sealer.submit(start, end);
-            }
-        }
-        Ok(())
     }
 
     /// Sets when open segments are ended early.
@@ -230,12 +232,32 @@ impl LocalLog {
     /// # Errors
     /// [`PushError::Refused`]: nothing of it was taken. [`PushError::Log`]: the log has stopped.
     pub fn push(&mut self, submission: &Submission<'_>) -> Result<Receipt, PushError> {
+        self.keep_low_water(submission)?;
         self.make_room()?;
         let receipt = self.push_into_batch(submission, Asker::Client)?;
         if self.aging_since.is_none() {
             self.aging_since = Some(self.environment.clock.now());
         }
         Ok(receipt)
+    }
+
+    /// Refuses a record that could leave no room to seal; what was taken before is not affected.
+    fn keep_low_water(&mut self, submission: &Submission<'_>) -> Result<(), LogError> {
+        let (Submission::Draft { payload, .. } | Submission::Finished { payload, .. }) = submission;
+        // A record may end up in a frame of its own, and its payload likewise.
+        let frame = u64::from(self.genesis.frame_align.get()) * 2 + MAX_RECORD_BYTES as u64;
+        let takes = frame + payload.map_or(0, |(_, bytes)| bytes.len() as u64);
+        if let Some(left) = self.space_left.checked_sub(takes) {
+            self.space_left = left;
+            return Ok(());
+        }
+        let free = self.environment.disk.free_bytes(self.directory.path())?;
+        let needed = low_water(self.genesis.block_height) + SPACE_LOOK_BYTES + takes;
+        if free < needed {
+            return Err(LogError::NoSpace { path: self.directory.path().to_owned(), free, needed });
+        }
+        self.space_left = SPACE_LOOK_BYTES;
+        Ok(())
     }
 
     /// Sees to it that the next record can be any record: the last leaf of a block waits until every
@@ -463,7 +485,7 @@ impl LocalLog {
 
 /// Takes the directory's lock.
 pub(crate) fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLock>, LogError> {
-    match disk.lock(&directory.lock(), &format!("{}\n", std::process::id()))? {
+    match disk.lock(&directory.lock(), &std::process::id().to_string())? {
         Locking::Taken(lock) => Ok(lock),
         Locking::HeldBy(holder) => Err(LogError::Locked { path: directory.path().to_owned(), holder }),
     }
@@ -490,42 +512,87 @@ pub(crate) fn each_record(
 
 /// What the frames read so far add up to.
 struct Applied {
+    /// The first segment that was read and not taken from a state file.
+    first: SegmentNumber,
     tail: Tail,
     tree: CompactRange,
-    chains: Chains,
-    /// Where each segment began, the open one last.
-    starts: VecDeque<SegmentStart>,
+    keeper: StateKeeper,
+    /// Where the segments began that have no seal record as far as is known, the open one last, and
+    /// what the log added up to there.
+    starts: VecDeque<(SegmentStart, StateKeeper)>,
+    /// Time of the open segment's first record outside `stele/`.
     aging_since: Option<UnixMillis>,
 }
 
 impl Applied {
-    fn new(inventory: &Inventory) -> Self {
-        Self {
-            tail: Tail::start(inventory.alignment, inventory.height),
-            tree: CompactRange::new(),
-            chains: Chains::new(MAX_CHAINS),
-            starts: VecDeque::new(),
-            aging_since: None,
+    /// Reads the log up to its sealed end: the newest state file of a segment before `before`, and the
+    /// segments behind it.
+    fn up_to_sealed(
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        inventory: &Inventory,
+        before: SegmentNumber,
+    ) -> Result<Self, LogError> {
+        let mut applied = Self::behind(inventory, state::load_newest(disk, directory, before, MAX_CHAINS)?);
+        while applied.tail.segment < inventory.sealed {
+            applied.walk_segment(disk, directory, None)?;
+        }
+        Ok(applied)
+    }
+
+    /// Reads on, up to the end of the log.
+    fn walk_to(&mut self, disk: &dyn Disk, directory: &LogDirectory, end: &Tail) -> Result<(), LogError> {
+        while (self.tail.segment, self.tail.offset) < (end.segment, end.offset) {
+            self.walk_segment(disk, directory, Some(end))?;
+        }
+        self.begin_segment();
+        Ok(())
+    }
+
+    fn behind(inventory: &Inventory, state: Option<State>) -> Self {
+        let (tail, tree, keeper) = match state {
+            Some(state) => (state.tail, state.tree.clone(), StateKeeper::behind(state)),
+            None => {
+                let tail = Tail::start(inventory.alignment, inventory.height);
+                (tail, CompactRange::new(), StateKeeper::new(MAX_CHAINS))
+            }
+        };
+        Self { first: tail.segment, tail, tree, keeper, starts: VecDeque::new(), aging_since: None }
+    }
+
+    /// The first segment that has no seal record: they stand in the order of segments, without a gap.
+    fn recorded(&mut self) -> SegmentNumber {
+        let head = self.keeper.chains.head(reserved::SEGMENTS_STREAM, reserved::WRITER);
+        SegmentNumber::new(head.map_or(0, |head| head.seq))
+    }
+
+    /// Notes where a segment begins, and forgets those that have their seal record.
+    fn begin_segment(&mut self) {
+        let recorded = self.recorded();
+        self.starts.retain(|(start, _)| start.tail.segment >= recorded);
+        if self.starts.back().is_none_or(|(start, _)| start.tail.segment < self.tail.segment) {
+            self.starts.push_back((SegmentStart { tail: self.tail, tree: self.tree.clone() }, self.keeper.clone()));
+            self.aging_since = None;
         }
     }
 
-    fn here(&self) -> SegmentStart {
-        SegmentStart { tail: self.tail, tree: self.tree.clone() }
-    }
-
     fn walk_segment(&mut self, disk: &dyn Disk, directory: &LogDirectory, end: Option<&Tail>) -> Result<(), LogError> {
-        self.starts.push_back(self.here());
-        self.aging_since = None;
+        self.begin_segment();
         let mut tail = self.tail;
-        let (tree, chains, aging) = (&mut self.tree, &mut self.chains, &mut self.aging_since);
+        let (tree, keeper, aging) = (&mut self.tree, &mut self.keeper, &mut self.aging_since);
         let mut broken = None;
-        crate::walk::walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
+        let mut file_bytes = 0;
+        crate::walk::walk_segment(disk, directory, &mut tail, end, &mut |before, placed, body| {
+            file_bytes = placed.offset.get() + placed.header.frame_len(before.alignment);
+            if placed.header.kind == EntryKind::Membership {
+                keeper.membership = body.to_vec();
+            }
             each_record(placed, body, &mut |leaf, record| {
                 tree.append(record.leaf_hash());
                 if !record.is_reserved() && aging.is_none() {
                     *aging = Some(record.ts_ms());
                 }
-                if let (None, Err(error)) = (&broken, chains.advance(record, record.self_hash(), leaf)) {
+                if let (None, Err(error)) = (&broken, keeper.chains.advance(record, record.self_hash(), leaf)) {
                     broken = Some((placed.segment, placed.offset, leaf, error));
                 }
             })
@@ -534,7 +601,14 @@ impl Applied {
             let name = crate::directory::relative(SegmentFile::Frames(segment));
             return Err(LogError::damaged(name, offset.get(), Some(leaf), error));
         }
+        let segment = self.tail.segment;
         self.tail = tail;
+        if tail.segment > segment
+            && let Some(bytes) = self.keeper.end_segment(file_bytes, &tail, &self.tree)
+            && end.is_none()
+        {
+            state::store(disk, directory, segment, &bytes)?;
+        }
         Ok(())
     }
 }
@@ -549,17 +623,24 @@ struct Sealer {
 }
 
 impl Sealer {
-    fn start(environment: &Environment, directory: &LogDirectory, progress: StoreProgress) -> Result<Self, LogError> {
+    /// `keeper` has followed the log up to the first segment that will be handed over.
+    fn start(
+        environment: &Environment,
+        directory: &LogDirectory,
+        progress: StoreProgress,
+        keeper: StateKeeper,
+    ) -> Result<Self, LogError> {
         let (jobs, todo) = mpsc::channel::<(SegmentStart, SegmentEnd)>();
         let (report, done) = mpsc::channel();
         let disk = Arc::clone(&environment.disk);
         let at = directory.clone();
         let work = move || {
+            let mut keeper = keeper;
             for (start, end) in todo {
                 let result = progress
                     .wait_ended(start.tail.segment)
                     .map_err(LogError::from)
-                    .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end));
+                    .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end, &mut keeper));
                 // Nobody waits any more: the log was dropped, and sealing resumes when it is opened.
                 if report.send(result).is_err() {
                     return;

@@ -63,6 +63,8 @@ pub struct SegmentReading {
     pub digest_root: Option<Digest>,
     /// The payload parts and their lengths.
     pub payloads: BTreeMap<PayloadPart, u64>,
+    /// The body of its last membership entry.
+    pub membership: Option<Vec<u8>>,
 }
 
 /// What is called for each record that was recomputed, with its payload slot: salt and payload, empty
@@ -93,6 +95,7 @@ pub fn read_back(
         digests: DigestTree::new(),
         self_hashes: Vec::new(),
         payloads: BTreeMap::new(),
+        membership: None,
         payload_file: None,
         file_bytes: start.tail.offset.get(),
         link: start.tail.link,
@@ -113,6 +116,7 @@ pub fn read_back(
         digest_root: reader.digests.root(),
         self_hashes: reader.self_hashes,
         payloads: reader.payloads,
+        membership: reader.membership,
     })
 }
 
@@ -126,6 +130,7 @@ struct Reader<'r, 'v> {
     digests: DigestTree,
     self_hashes: Vec<[u8; 32]>,
     payloads: BTreeMap<PayloadPart, u64>,
+    membership: Option<Vec<u8>>,
     payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
     file_bytes: u64,
     link: u32,
@@ -145,6 +150,9 @@ impl Reader<'_, '_> {
         };
         if let Some(place) = header.payload {
             self.payloads.insert(place.part, self.alignment.round_up(place.end()));
+        }
+        if header.kind == EntryKind::Membership {
+            self.membership = Some(body.to_vec());
         }
         if header.kind == EntryKind::Batch && header.leaf_count > 0 {
             let batch = Batch::parse(body).map_err(|error| self.damaged(placed, None, &error.to_string()))?;

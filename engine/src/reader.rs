@@ -148,7 +148,9 @@ impl LogReader {
     fn find_end(&mut self, upto: Upto) -> Result<(), LogError> {
         let disk = Arc::clone(&self.disk);
         let limit = match upto {
-            Upto::Confirmed => self.newest_slot()?,
+            Upto::Confirmed => Some(
+                self.newest_slot()?.map_or((self.inventory.sealed, FRAMES_START), |slot| (slot.segment, slot.start)),
+            ),
             Upto::LastFrame => None,
         };
         let mut tail = self.start_of(self.inventory.sealed)?;
@@ -163,9 +165,7 @@ impl LogReader {
             let file = disk.open(&self.directory.segment_file(name), Access::Read)?;
             read_file_header(file.as_ref(), name)?;
             let mut scanner = FrameScanner::new(file.as_ref());
-            while tail.segment == segment
-                && limit.is_none_or(|slot| (segment, tail.offset) < (slot.segment, slot.start))
-            {
+            while tail.segment == segment && limit.is_none_or(|limit| (segment, tail.offset) < limit) {
                 match scanner.at(&tail)? {
                     Seen::Frame(placed, _) => tail.advance(&placed),
                     Seen::Nothing => break,

@@ -5,7 +5,7 @@
 //! 2. read back everything from disk and compare with the running tree;
 //! 3. build the digest tree a second time, with `rs_merkle`, from what was read, and compare;
 //! 4. cut the files to their exact length, clear the flush ring, flush files and directory;
-//! 5. write the tile sidecar; 6. set mode 0444. A segment counts as sealed from step 6 on.
+//! 5. write the tile sidecar and, where one is due, the state file; 6. set mode 0444. A segment counts as sealed from step 6 on.
 //!
 //! I-SEAL-1: nothing in a sealed file depends on this node or on the time.
 
@@ -21,6 +21,7 @@ use crate::number::RaftIndex;
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reserved::{SegmentSealed, covering_nodes};
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
+use crate::state::{self, StateKeeper};
 use crate::tiles::{Tiles, node_hash_from};
 
 /// Where an ended segment must end, as the running state saw it.
@@ -33,7 +34,7 @@ pub struct SegmentEnd {
 }
 
 /// Seals a segment, or does again what an interruption may have left undone; answers the body of its
-/// seal record.
+/// seal record. `keeper` has followed the log up to `start`, and has followed it to `end` afterwards.
 ///
 /// # Errors
 /// [`LogError::Damaged`] where what lies on disk is not what was appended; the file stays as it is.
@@ -42,8 +43,12 @@ pub fn seal_segment(
     directory: &LogDirectory,
     start: &SegmentStart,
     end: &SegmentEnd,
+    keeper: &mut StateKeeper,
 ) -> Result<SegmentSealed, LogError> {
-    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |_, _, _, _| Ok(()))?;
+    let chains = &mut keeper.chains;
+    let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |leaf, record, self_hash, _| {
+        chains.advance(record, self_hash, leaf).map_err(|error| error.to_string())
+    })?;
     let segment = start.tail.segment;
     let name = SegmentFile::Frames(segment);
     if reading.end != end.tail || reading.tree.root() != end.root {
@@ -59,7 +64,12 @@ pub fn seal_segment(
     if !status.read_only {
         cut(disk, directory, start, &reading)?;
     }
-    let body = describe(disk, directory, start, &reading)?;
+    let mut body = describe(disk, directory, start, &reading)?;
+    keeper.membership = reading.membership.unwrap_or_else(|| std::mem::take(&mut keeper.membership));
+    if let Some(state) = keeper.end_segment(reading.file_bytes, &reading.end, &reading.tree) {
+        state::store(disk, directory, segment, &state)?;
+        body.state_digest = Some(Digest::of(&state));
+    }
     let tiles = directory.segment_file(SegmentFile::Tiles(segment));
     replace(disk, &tiles, &reading.tiles, Mode::Sealed)?;
     if !status.read_only {

@@ -14,7 +14,7 @@ use stele_engine::local::{LocalLog, PushError, Receipt, SealSettings};
 use stele_engine::number::BlockHeight;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_proof::checkpoint::Origin;
-use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, Subject};
+use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, Subject, Value};
 use stele_proof::tree::{CompactRange, leaf_hash, verify_consistency, verify_inclusion};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 
@@ -68,9 +68,13 @@ fn line(log: &mut LocalLog, stream: &str, payload: &[u8]) -> Result<Receipt, Pus
 }
 
 fn read_all(reader: &LogReader) -> Vec<ReadRecord> {
+    read(reader, 0, u64::MAX)
+}
+
+fn read(reader: &LogReader, first: u64, end: u64) -> Vec<ReadRecord> {
     let mut records = Vec::new();
     reader
-        .read::<LogError>(LeafIndex::new(0), LeafIndex::new(u64::MAX), Payloads::Read, &mut |record| {
+        .read::<LogError>(LeafIndex::new(first), LeafIndex::new(end), Payloads::Read, &mut |record| {
             records.push(record);
             Ok(())
         })
@@ -235,4 +239,69 @@ fn a_quiet_segment_is_sealed_by_age() {
 
 fn is_seg(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
     entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "seg")
+}
+
+/// I-STATE-1, and that state files are derived: missing or damaged ones are made again, byte for byte.
+#[test]
+fn state_files_are_made_used_and_made_again() {
+    let (environment, _) = fixed();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mut log = create(&environment, &path);
+    let filler = "x".repeat(900);
+    let attrs = Object::new(vec![("a".to_owned(), Value::String(filler))]).unwrap();
+    let builder = RecordBuilder {
+        ts_ms: UnixMillis::new(7),
+        writer_id: "w",
+        stream: "s",
+        kind: "K",
+        actor: Actor { anon: true, ..Actor::default() },
+        subject: Subject::default(),
+        reason: "ok",
+        attrs: &attrs,
+        payload: None,
+    };
+    let draft = Submission::Draft { builder: &builder, payload: None };
+    let mut first = None;
+    while std::fs::read_dir(path.join("state")).map_or(0, Iterator::count) == 0 {
+        for _ in 0..1000 {
+            let receipt = log.push(&draft).unwrap();
+            first.get_or_insert(receipt);
+        }
+        log.flush().unwrap();
+    }
+    log.close().unwrap();
+    let state = std::fs::read_dir(path.join("state")).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&state).unwrap();
+
+    // Taken up from the state file, the log goes on and still knows its oldest record.
+    let mut log = LocalLog::open(&environment, &path).unwrap();
+    let reader = LogReader::open(&environment, &path).unwrap();
+    let oldest = &read(&reader, 1, 2)[0];
+    let record = Record::parse(&oldest.canonical).unwrap();
+    let mut finished = Vec::new();
+    record.write_finished(&record.self_hash(), &mut finished);
+    assert_eq!(log.push(&Submission::Finished { bytes: &finished, payload: None }).unwrap(), first.unwrap());
+    let next = log.push(&draft).unwrap();
+    let size = log.size();
+    let checkpoint = log.checkpoint().unwrap();
+    log.close().unwrap();
+
+    // Without it, the same.
+    std::fs::remove_file(&state).unwrap();
+    let mut log = LocalLog::open(&environment, &path).unwrap();
+    assert_eq!(log.size(), size);
+    assert_eq!(log.checkpoint().unwrap(), checkpoint);
+    assert_eq!(std::fs::read(&state).unwrap(), bytes, "made again");
+    let after = log.push(&draft).unwrap();
+    assert_eq!(after.index.get(), next.index.get() + 1);
+    log.close().unwrap();
+
+    // Damaged, it is passed over and made again.
+    let mut damaged = bytes.clone();
+    damaged[100] ^= 1;
+    std::fs::remove_file(&state).unwrap();
+    std::fs::File::create(&state).and_then(|mut file| std::io::Write::write_all(&mut file, &damaged)).unwrap();
+    LocalLog::open(&environment, &path).unwrap().close().unwrap();
+    assert_eq!(std::fs::read(&state).unwrap(), bytes);
 }

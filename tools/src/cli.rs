@@ -8,7 +8,7 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, read, record, segment, tlog};
+use crate::{append, completions, init, keys, note, prove, quickstart, read, record, segment, tlog};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -43,6 +43,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Go once through everything: a log, its records, a proof, and how damage is found.
+    Quickstart(quickstart::Arguments),
     /// Make a log.
     Init(init::Arguments),
     /// Append records to a log, acknowledged as they become durable.
@@ -83,6 +85,7 @@ impl Command {
     /// [`Failure`]: the exit code and what to tell.
     pub fn run(self, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
         match self {
+            Self::Quickstart(arguments) => quickstart::run(&arguments, environment, streams),
             Self::Init(arguments) => init::run(&arguments, environment, streams),
             Self::Append(arguments) => append::run(&arguments, environment, streams),
             Self::Read(arguments) => read::run(&arguments, environment, streams),
@@ -102,8 +105,17 @@ impl Command {
 
 /// Reads the arguments, the first being the program's name, does what they ask, and tells what went wrong.
 pub fn main(arguments: impl IntoIterator<Item = OsString>, streams: &mut Streams<'_>) -> Exit {
+    main_in(&Environment::system(), arguments, streams)
+}
+
+/// As [`main`], with files, time and randomness from `environment`.
+pub fn main_in(
+    environment: &Environment,
+    arguments: impl IntoIterator<Item = OsString>,
+    streams: &mut Streams<'_>,
+) -> Exit {
     let done = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli.command.run(&Environment::system(), streams),
+        Ok(cli) => cli.command.run(environment, streams),
         Err(error) if error.use_stderr() => {
             streams.tell(usage(&error));
             return Exit::Usage;

@@ -8,6 +8,7 @@
 //! | [`cli`] | the arguments as a whole, usage errors, the way from a command to its module |
 //! | [`exit`] | the exit codes, and [`Failure`]: an exit code with one sentence |
 //! | [`stream`] | the standard streams, `FILE` or `-`, bounded reading |
+//! | [`quickstart`] | `stele quickstart`: the main job once through |
 //! | [`init`] | `stele init`: makes a log |
 //! | [`append`] | `stele append`: records into a log |
 //! | [`read`] | `stele read`, `stele tail`: records out of a log |
@@ -27,6 +28,7 @@ pub mod init;
 pub mod keys;
 pub mod note;
 pub mod prove;
+pub mod quickstart;
 pub mod read;
 pub mod record;
 pub mod segment;

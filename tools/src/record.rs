@@ -75,9 +75,16 @@ pub fn run(command: Command, streams: &mut Streams<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Reads a record with or without `self_hash`, checks that hash, and answers what should be canonical bytes.
 fn read_canonical(streams: &mut Streams<'_>) -> Result<Vec<u8>, Failure> {
-    let mut bytes = read(streams, MAX_STRICT_BYTES)?;
+    canonical_of(read(streams, MAX_STRICT_BYTES)?)
+}
+
+/// Takes a record with or without `self_hash` and with or without one final line feed, checks that hash, and
+/// answers what should be canonical bytes.
+///
+/// # Errors
+/// [`Failure`] with exit code 3 where there is more around the record, or its `self_hash` is wrong.
+pub fn canonical_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     bytes.pop_if(|last| *last == b'\n');
     if bytes.trim_ascii_end().len() < bytes.len() {
         return Err(refused(anyhow!("white space follows the record, of which one final line feed is allowed")));

@@ -1,0 +1,1 @@
+//! Black-box tests of the workspace as a whole; they live in `workspace/`.
