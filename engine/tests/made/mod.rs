@@ -18,7 +18,7 @@ use stele_engine::reserved::SegmentSealed;
 use stele_engine::verify::{LogReport, VerifyOptions, verify_log};
 use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
-use stele_proof::{LeafIndex, TreeSize, UnixMillis};
+use stele_proof::{LeafIndex, TreeSize};
 use tempfile::TempDir;
 
 /// A log of several sealed segments and an open one, closed cleanly.
@@ -49,7 +49,8 @@ pub(crate) fn create(path: &Path, align: Alignment) -> LocalLog {
 /// Appends a record; an empty payload is none.
 pub(crate) fn push(log: &mut LocalLog, stream: &str, kind: &str, payload: &[u8]) {
     let builder = RecordBuilder {
-        ts_ms: UnixMillis::new(7),
+        // An open segment that holds old records is sealed when its log is opened.
+        ts_ms: Environment::system().clock.now(),
         writer_id: "w",
         stream,
         kind,
