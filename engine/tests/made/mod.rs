@@ -73,7 +73,7 @@ impl Made {
         let mut early = String::new();
         let mut early_size = TreeSize::new(0);
         let mut killed = None;
-        for number in 0..700 {
+        for number in 0..900 {
             let payload = format!("line {number} {}", "abc".repeat(number % 30));
             push(
                 &mut log,
