@@ -286,7 +286,7 @@ mod tests {
             for page in 0..PAGES {
                 let mut zeroed = good.clone();
                 zeroed[page * PAGE_BYTES..][..PAGE_BYTES].fill(0);
-                let missed = times == 1 && page < 2 || times == 2 && page == 1;
+                let missed = times == 1 && page < 2 || matches!(times, 2 | 3) && page == 1;
                 assert_eq!(told(&path, &zeroed).is_empty(), missed, "{times} saves, page {page}");
             }
             assert_eq!(told(&path, &good[..100]), [100]);

@@ -1,5 +1,7 @@
 //! Offline verification, on real files: a good log is good, and whatever is changed is found.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod made;
 
 use std::collections::BTreeSet;
@@ -59,15 +61,15 @@ fn every_flipped_bit_is_found_in_the_file_it_is_in() {
         let log = Made::new(align);
         let files = log.files();
         let mut random = Random(seed);
-        for turn in 0..2000 {
+        for turn in 0..1000 {
             let name = &files[random.below(files.len() as u64)];
             let path = log.path.join(name);
             let len = std::fs::metadata(&path).unwrap().len();
             // Half of them where headers stand, which are few bytes among many.
-            let page = u64::from(align.get());
+            let (page, len) = (usize::try_from(align.get()).unwrap(), usize::try_from(len).unwrap());
             let at = match random.below(2) {
-                0 => random.below(len),
-                _ => (random.below(len) / page as usize * page as usize + random.below(64)).min(len as usize - 1),
+                0 => random.below(len as u64),
+                _ => (random.below(len as u64) / page * page + random.below(64)).min(len - 1),
             };
             let bit = 1 << random.below(8);
             edit(&path, |bytes| bytes[at] ^= bit);
@@ -89,6 +91,9 @@ fn every_flipped_bit_is_found_in_the_file_it_is_in() {
     }
 }
 
+/// What is done to the bytes of a file.
+type Change<'c> = &'c dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn what_is_cut_off_added_or_zeroed_is_found() {
     for align in [Alignment::PAGE, Alignment::WORD] {
@@ -96,12 +101,11 @@ fn what_is_cut_off_added_or_zeroed_is_found() {
         for name in log.files().iter().filter(|name| *name != "log.toml") {
             let path = log.path.join(name);
             let whole = std::fs::read(&path).unwrap();
-            let changes: [(&str, &dyn Fn(&mut Vec<u8>)); 6] = [
+            let changes: [(&str, Change<'_>); 5] = [
                 ("two bytes less", &|bytes| bytes.truncate(bytes.len() - 2)),
                 ("half", &|bytes| bytes.truncate(bytes.len() / 2)),
                 ("empty", &Vec::clear),
                 ("one byte more", &|bytes| bytes.push(1)),
-                ("its last bytes twice", &|bytes| bytes.extend_from_within(bytes.len() - 8..)),
                 ("a page of zeros", &|bytes| {
                     let end = bytes.len().min(4096);
                     bytes[..end].fill(0);
@@ -155,6 +159,11 @@ fn a_missing_or_swapped_file_is_found() {
         });
         assert_eq!(files_of(&found), BTreeSet::from([&*format!("segments/{extra}")]));
     }
+    let planted = report(&|path| {
+        std::fs::create_dir(path.join("state")).unwrap();
+        drop(std::fs::File::create_new(path.join("state/0000000000000001")).unwrap());
+    });
+    assert_eq!(files_of(&planted), BTreeSet::from(["state/0000000000000001"]));
     let foreign = report(&|path| drop(std::fs::File::create_new(path.join("segments/notes.txt")).unwrap()));
     assert_eq!(foreign.findings, []);
     assert!(foreign.notes.iter().any(|note| note.contains("notes.txt")), "{foreign:?}");
