@@ -253,7 +253,19 @@ impl LogReader {
 
     fn rebuild(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
         let tail = self.start_of(segment)?;
-        let peaks = tree::peaks_at(tail.leaves, &Before { reader: self, segment }).map_err(flatten)?;
+        if segment >= self.inventory.sealed && tail == self.end.tail {
+            return Err(LogError::damaged(
+                relative(SegmentFile::Frames(segment)),
+                0,
+                None,
+                "the segment holds no frame",
+            ));
+        }
+        // What is being rebuilt is never asked for.
+        let peaks = match segment.get().checked_sub(1).map(SegmentNumber::new) {
+            Some(last) => tree::peaks_at(tail.leaves, &NodesUpTo { reader: self, last }).map_err(flatten)?,
+            None => Vec::new(),
+        };
         let tree = CompactRange::from_peaks(tail.leaves, peaks)
             .map_err(|error| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, error))?;
         let start = SegmentStart { tail, tree };
@@ -269,11 +281,11 @@ impl LogReader {
 
     /// The segment that holds a leaf below the size.
     fn segment_of(&self, leaf: LeafIndex) -> Result<Rc<Tiles>, LogError> {
-        self.segment_up_to(self.end.tail.segment.min(self.inventory.last), leaf)
+        self.segment_up_to(leaf, self.end.tail.segment.min(self.inventory.last))
     }
 
-    /// As [`LogReader::segment_of`], among the segments up to `last`; no later one is looked at.
-    fn segment_up_to(&self, last: SegmentNumber, leaf: LeafIndex) -> Result<Rc<Tiles>, LogError> {
+    /// The segment that holds a leaf, which is not behind `last`.
+    fn segment_up_to(&self, leaf: LeafIndex, last: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
         let (mut low, mut high) = (0, last.get());
         loop {
             let middle = low + (high - low) / 2;
@@ -449,35 +461,28 @@ impl NodeReader for LogReader {
     type Error = LogError;
 
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
-        read_nodes(nodes, |leaf| self.segment_of(leaf))
+        NodesUpTo { reader: self, last: self.end.tail.segment.min(self.inventory.last) }.read_nodes(nodes)
     }
 }
 
-/// The nodes before a segment whose tiles are being rebuilt, and so must not be asked for.
-struct Before<'r> {
+/// The nodes that segments up to one complete.
+struct NodesUpTo<'r> {
     reader: &'r LogReader,
-    segment: SegmentNumber,
+    last: SegmentNumber,
 }
 
-impl NodeReader for Before<'_> {
+impl NodeReader for NodesUpTo<'_> {
     type Error = LogError;
 
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
-        let last = SegmentNumber::new(self.segment.get().saturating_sub(1));
-        read_nodes(nodes, |leaf| self.reader.segment_up_to(last, leaf))
+        let tile_hash = |level: u8, index: u64| {
+            let beyond =
+                || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
+            let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
+            self.reader.segment_up_to(leaf, self.last)?.tile_hash(level, index).ok_or_else(beyond)
+        };
+        nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
     }
-}
-
-fn read_nodes(
-    nodes: &[Node],
-    segment_of: impl Fn(LeafIndex) -> Result<Rc<Tiles>, LogError>,
-) -> Result<Vec<tree::Hash>, LogError> {
-    let tile_hash = |level: u8, index: u64| {
-        let beyond = || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
-        let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
-        segment_of(leaf)?.tile_hash(level, index).ok_or_else(beyond)
-    };
-    nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
 }
 
 fn flatten(error: ProveError<LogError>) -> LogError {

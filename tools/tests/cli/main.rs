@@ -8,3 +8,4 @@ mod pipe;
 mod record;
 mod stele;
 mod tlog;
+mod verify;
