@@ -84,6 +84,11 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    /// Why the store has stopped.
+    fn poisoned(&self) -> Poisoned {
+        lock(&self.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
+    }
+
     /// Stops the store for good; the first reason stays.
     pub(crate) fn poison(&self, error: &LogError) -> Poisoned {
         let mut progress = lock(&self.progress);
@@ -231,7 +236,7 @@ impl SegmentStore {
     }
 
     fn poisoned(&self) -> Poisoned {
-        lock(&self.shared.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
+        self.shared.poisoned()
     }
 
     /// Tells when everything appended before is durable.
@@ -395,7 +400,8 @@ pub enum TruncateError {
     Poisoned(#[from] Poisoned),
 }
 
-/// Poisons the store when the writer thread dies of a panic.
+/// Tells everybody who waits for the writer that it has ended, and poisons the store when it died of a
+/// panic.
 struct DeathNotice {
     shared: Arc<Shared>,
     expected: bool,
@@ -406,6 +412,8 @@ impl Drop for DeathNotice {
         if !self.expected {
             self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
         }
+        // Work that came in between the writer's last look and the closing of the queue.
+        refuse(self.shared.queue.close_and_drain(), &self.shared.poisoned());
     }
 }
 

@@ -46,7 +46,7 @@ use stele_simulator::fault::{Call, Calls, Cause, Fault, Flavour, Lasting};
 use stele_simulator::random::SplitMix64;
 
 /// Schedules where nobody asks for more.
-const SCHEDULES: u64 = 150;
+const SCHEDULES: u64 = 100;
 const LOG: &str = "/var/lib/log";
 const FLAVOURS: [Flavour; 2] = [Flavour::Failed, Flavour::FailedButApplied];
 
