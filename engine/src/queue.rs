@@ -132,6 +132,12 @@ impl<T> WorkQueue<T> {
         self.ready.notify_all();
         self.room.notify_all();
     }
+
+    /// Closes the queue and takes out what nobody will work on.
+    pub(crate) fn abandon(&self) -> VecDeque<T> {
+        self.close();
+        std::mem::take(&mut lock(&self.state).items)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! I-STORE-2: entries are placed and queued under one lock, so the queue is in raft-log order.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     progress: Mutex<Progress>,
     moved: Condvar,
     committed: AtomicU64,
+    /// The store was dropped and not closed: its end is no clean stop.
+    dropped: AtomicBool,
 }
 
 struct Progress {
@@ -74,6 +76,10 @@ impl Shared {
         RaftIndex::new(self.committed.load(Ordering::Acquire))
     }
 
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_durable(&self, tail: &Tail) {
         lock(&self.progress).durable = tail.next_index;
         self.moved.notify_all();
@@ -82,6 +88,10 @@ impl Shared {
     pub(crate) fn set_open(&self, segment: SegmentNumber) {
         lock(&self.progress).open = segment;
         self.moved.notify_all();
+    }
+
+    fn poisoned(&self) -> Poisoned {
+        lock(&self.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
     }
 
     /// Stops the store for good; the first reason stays.
@@ -143,6 +153,7 @@ impl SegmentStore {
             }),
             moved: Condvar::new(),
             committed: AtomicU64::new(recovered.committed.get()),
+            dropped: AtomicBool::new(false),
         });
         let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
         let writer = Writer {
@@ -231,7 +242,7 @@ impl SegmentStore {
     }
 
     fn poisoned(&self) -> Poisoned {
-        lock(&self.shared.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
+        self.shared.poisoned()
     }
 
     /// Tells when everything appended before is durable.
@@ -343,6 +354,7 @@ impl SegmentStore {
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
+        self.shared.dropped.store(true, Ordering::Release);
         self.shared.queue.close();
         if let Some(writer) = self.writer.take() {
             // What the writer met was told to every callback; nobody is left to tell here.
@@ -395,7 +407,8 @@ pub enum TruncateError {
     Poisoned(#[from] Poisoned),
 }
 
-/// Poisons the store when the writer thread dies of a panic.
+/// Poisons the store when the writer thread dies of a panic; however it ends, tells those whose work is
+/// still in the queue (I-WRITER-3).
 struct DeathNotice {
     shared: Arc<Shared>,
     expected: bool,
@@ -405,6 +418,10 @@ impl Drop for DeathNotice {
     fn drop(&mut self) {
         if !self.expected {
             self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
+        }
+        let left = self.shared.queue.abandon();
+        if !left.is_empty() {
+            refuse(left, &self.shared.poisoned());
         }
     }
 }

@@ -223,12 +223,12 @@ fn a_quiet_segment_is_sealed_by_age() {
     source.now.fetch_add(5000, Ordering::Relaxed);
     line(&mut log, "s", b"one").unwrap();
     log.cut(Box::new(|result| result.unwrap())).unwrap();
-    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(|e| is_seg(e)).count(), 1);
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(is_seg).count(), 1);
     source.now.fetch_add(1000, Ordering::Relaxed);
     line(&mut log, "s", b"two").unwrap();
     log.cut(Box::new(|result| result.unwrap())).unwrap();
     log.close().unwrap();
-    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(|e| is_seg(e)).count(), 2);
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().filter(is_seg).count(), 2);
     // Seal records alone never make a segment due.
     source.now.fetch_add(1_000_000, Ordering::Relaxed);
     let log = LocalLog::open(&environment, &path).unwrap();
