@@ -18,7 +18,7 @@ use crate::membership::{Membership, Node};
 use crate::number::{Alignment, BlockHeight, Group, NodeId, RaftIndex, SegmentNumber, SiteName};
 use crate::recovery::create_segment;
 use crate::reserved::{Genesis, LogId};
-use crate::ring::Slot;
+use crate::ring::{Slot, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FORMAT_VERSION, FRAMES_START, SegmentFile};
 use crate::signing_state::SigningStateFile;
@@ -171,7 +171,7 @@ pub fn description(genesis: &Genesis) -> String {
 /// Reads the body of the genesis record, leaf 0, and when it was made.
 ///
 /// # Errors
-/// [`LogError::Damaged`]; [`LogError::NoLog`] where the making of the log was interrupted before it.
+/// [`LogError::Damaged`]; [`LogError::Unfinished`] where the making of the log was interrupted before it.
 pub fn read_genesis(disk: &dyn Disk, directory: &LogDirectory) -> Result<Genesis, LogError> {
     read_genesis_record(disk, directory).map(|(genesis, _)| genesis)
 }
@@ -182,9 +182,19 @@ fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Gen
     let file = disk.open(&directory.segment_file(name), Access::Read)?;
     let mut scanner = FrameScanner::new(file.as_ref());
     let mut tail = Tail::start(inventory.alignment, inventory.height);
+    // Whether something behind the tail was flushed once, so that what is not there is lost.
+    let is_durable = |tail: &Tail| -> Result<bool, LogError> {
+        let (slots, _) = read_ring(file.as_ref(), tail.segment)?;
+        Ok(inventory.last > tail.segment || slots.iter().any(|slot| slot.start > tail.offset))
+    };
     loop {
         let placed = match scanner.at(&tail)? {
-            Seen::Nothing => return Err(LogError::NoLog(directory.path().to_owned())),
+            Seen::Nothing | Seen::Bad(_) if !is_durable(&tail)? => {
+                return Err(LogError::Unfinished(directory.path().to_owned()));
+            }
+            Seen::Nothing => {
+                return Err(LogError::damaged(relative(name), tail.offset.get(), None, "a frame is missing"));
+            }
             Seen::Bad(fault) => return Err(LogError::damaged(relative(name), tail.offset.get(), None, fault)),
             Seen::Frame(placed, body) if placed.header.kind == EntryKind::Batch => {
                 let mut made = UnixMillis::default();

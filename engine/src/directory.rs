@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Access, Disk, DiskFile, TEMPORARY, read_up_to};
 use crate::error::LogError;
+use crate::generation::GenerationError;
+use crate::hard_state::read_hard_state;
 use crate::number::{Alignment, BlockHeight, SegmentNumber};
 use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
 
@@ -123,7 +125,8 @@ impl Inventory {
     /// Takes stock of a log's files; reads one header.
     ///
     /// # Errors
-    /// [`LogError::NoLog`], [`LogError::Damaged`] where a segment is missing, [`LogError::Version`].
+    /// [`LogError::NoLog`], [`LogError::Unfinished`], [`LogError::Damaged`] where a segment is missing,
+    /// [`LogError::Version`].
     pub fn take(disk: &dyn Disk, directory: &LogDirectory) -> Result<Self, LogError> {
         let names = match disk.list(&directory.segments()) {
             Ok(names) => names,
@@ -152,13 +155,21 @@ impl Inventory {
         }
         payloads.sort_unstable();
         let Some(last) = next.get().checked_sub(1).map(SegmentNumber::new) else {
-            return Err(LogError::NoLog(directory.path().to_owned()));
+            return Err(without_segments(disk, directory));
         };
+        let is_read_only = |segment| -> Result<bool, LogError> {
+            let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
+            Ok(file.status()?.read_only)
+        };
+        if is_read_only(last)? {
+            let missing = relative(SegmentFile::Frames(next));
+            let what = "the segment file is missing: the one before it is sealed, and so has a successor; restore it \
+                        from a copy";
+            return Err(LogError::damaged(missing, 0, None, what));
+        }
         let mut sealed = last;
-        // The last file is never sealed: a sealed file has a successor.
         while let Some(before) = sealed.get().checked_sub(1).map(SegmentNumber::new) {
-            let file = disk.open(&directory.segment_file(SegmentFile::Frames(before)), Access::Read)?;
-            if file.status()?.read_only {
+            if is_read_only(before)? {
                 break;
             }
             sealed = before;
@@ -193,6 +204,19 @@ impl Inventory {
     /// The header that a file of this log must have.
     pub const fn header(&self, segment: SegmentNumber, part: Option<PayloadPart>) -> FileHeader {
         FileHeader { segment, part, alignment: self.alignment, height: self.height }
+    }
+}
+
+/// A log whose making was interrupted has no segment yet; one that has been open has lost them.
+fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> LogError {
+    match read_hard_state(disk, &directory.hard_state()) {
+        Ok(state) if state.incarnation > 0 => {
+            let missing = relative(SegmentFile::Frames(SegmentNumber::new(0)));
+            LogError::damaged(missing, 0, None, "the segment file is missing; restore it from a copy")
+        }
+        Err(GenerationError::Disk(error)) if error.source.kind() != io::ErrorKind::NotFound => error.into(),
+        Err(error @ GenerationError::Damaged(_)) => error.into(),
+        Ok(_) | Err(_) => LogError::Unfinished(directory.path().to_owned()),
     }
 }
 

@@ -103,7 +103,7 @@ pub trait DiskFile: Send + Sync {
     /// [`DiskError`] of the failed call.
     fn set_len(&self, len: u64) -> Result<(), DiskError>;
 
-    /// Sets who may read and write; durable with the next [`DiskFile::sync`].
+    /// Sets who may read and write; durable when [`DiskFile::sync`] has returned after it.
     ///
     /// # Errors
     /// [`DiskError`] of the failed call.
@@ -288,7 +288,9 @@ impl DiskFile for RealFile {
     }
 
     fn set_mode(&self, mode: Mode) -> Result<(), DiskError> {
-        self.file.set_permissions(fs::Permissions::from_mode(mode.bits())).map_err(self.fail("set the mode of"))
+        let permissions = fs::Permissions::from_mode(mode.bits());
+        // `fdatasync` need not write a mode.
+        self.file.set_permissions(permissions).and_then(|()| self.file.sync_all()).map_err(self.fail("set the mode of"))
     }
 
     fn status(&self) -> Result<Status, DiskError> {

@@ -46,6 +46,12 @@ pub enum LogError {
     /// There is no log there.
     #[error("there is no log in {}; `stele init` makes one", .0.display())]
     NoLog(PathBuf),
+    /// The making of the log was interrupted; it never held a record.
+    #[error(
+        "the making of the log in {} was interrupted before its first record; remove the directory and run `stele init` again",
+        .0.display()
+    )]
+    Unfinished(PathBuf),
     /// There is something there already.
     #[error("{} is not empty; give a directory that does not exist yet", .0.display())]
     Exists(PathBuf),

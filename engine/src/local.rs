@@ -98,6 +98,7 @@ pub struct LocalLog {
     genesis: Genesis,
     limits: Limits,
     settings: SealSettings,
+    /// Dropped before the sealer, which waits for it.
     store: SegmentStore,
     chains: Chains,
     /// The tree over every record taken, durable or not.
@@ -615,11 +616,16 @@ impl Applied {
 
 /// The thread that seals ended segments, one after the other.
 struct Sealer {
-    jobs: mpsc::Sender<(SegmentStart, SegmentEnd)>,
-    done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
+    /// Both ends of the thread's channels; `None` once it has been told to stop.
+    channels: Option<SealerChannels>,
     /// Segments handed over whose seal record has not been asked for.
     waiting: usize,
-    _thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct SealerChannels {
+    jobs: mpsc::Sender<(SegmentStart, SegmentEnd)>,
+    done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
 }
 
 impl Sealer {
@@ -654,13 +660,15 @@ impl Sealer {
                 source,
             }
         })?;
-        Ok(Self { jobs, done, waiting: 0, _thread: thread })
+        Ok(Self { channels: Some(SealerChannels { jobs, done }), waiting: 0, thread: Some(thread) })
     }
 
     fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
         self.waiting += 1;
         // A thread that is gone sends no answer either: `wait_next` tells.
-        drop(self.jobs.send((start, end)));
+        if let Some(channels) = &self.channels {
+            drop(channels.jobs.send((start, end)));
+        }
     }
 
     const fn is_busy(&self) -> bool {
@@ -673,9 +681,21 @@ impl Sealer {
             return Ok(None);
         }
         self.waiting -= 1;
-        match self.done.recv() {
-            Ok(result) => result.map(Some),
-            Err(mpsc::RecvError) => Err(LogError::Poisoned(Poisoned("the sealing thread died".into()))),
+        match self.channels.as_ref().map(|channels| channels.done.recv()) {
+            Some(Ok(result)) => result.map(Some),
+            Some(Err(mpsc::RecvError)) | None => Err(LogError::Poisoned(Poisoned("the sealing thread died".into()))),
+        }
+    }
+}
+
+impl Drop for Sealer {
+    /// Waits for the segment at hand, so that nobody touches the files once the lock is given back. The
+    /// store, dropped before, has ended all other waiting.
+    fn drop(&mut self) {
+        self.channels = None;
+        if let Some(thread) = self.thread.take() {
+            // Where it died of a panic, the segment is sealed when the log is opened again.
+            drop(thread.join());
         }
     }
 }

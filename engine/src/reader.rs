@@ -21,13 +21,15 @@ use crate::disk::{Access, Disk, read_small, read_up_to};
 use crate::environment::Environment;
 use crate::error::LogError;
 use crate::frame::{FrameFault, FrameHeader, Tail};
+use crate::hard_state::read_hard_state;
 use crate::number::{Offset, SegmentNumber};
 use crate::read_back::{Depth, SegmentStart, check_payload, read_back};
+use crate::recovery::{decide, find_end};
 use crate::reserved::Genesis;
 use crate::ring::{Slot, read_ring};
-use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, SegmentFile};
 use crate::tiles::{Tiles, completing_leaf, node_hash_from};
+use crate::walk::walk;
 
 /// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
 pub(crate) const MAX_TILES_BYTES: usize = 128 << 20;
@@ -91,8 +93,17 @@ impl LogReader {
     /// # Errors
     /// [`LogError`].
     pub fn open(environment: &Environment, path: &Path) -> Result<Self, LogError> {
-        let locked = environment.disk.is_locked(&LogDirectory::new(path).lock())?;
-        Self::open_up_to(environment, path, if locked { Upto::Confirmed } else { Upto::LastFrame })
+        let lock = LogDirectory::new(path).lock();
+        if environment.disk.is_locked(&lock)? {
+            return Self::open_up_to(environment, path, Upto::Confirmed);
+        }
+        match Self::open_up_to(environment, path, Upto::LastFrame) {
+            // Somebody began to write meanwhile: then what looks damaged may be half written.
+            Err(LogError::Damaged(_)) if environment.disk.is_locked(&lock)? => {
+                Self::open_up_to(environment, path, Upto::Confirmed)
+            }
+            opened => opened,
+        }
     }
 
     /// As [`LogReader::open`], for somebody who holds the lock, so that nobody writes.
@@ -103,7 +114,7 @@ impl LogReader {
     fn open_up_to(environment: &Environment, path: &Path, upto: Upto) -> Result<Self, LogError> {
         let disk = Arc::clone(&environment.disk);
         let directory = LogDirectory::new(path);
-        let inventory = Inventory::take(disk.as_ref(), &directory)?;
+        let (inventory, newest) = look(disk.as_ref(), &directory)?;
         let genesis = read_genesis(disk.as_ref(), &directory)?;
         let start = Tail::start(inventory.alignment, inventory.height);
         let mut reader = Self {
@@ -115,7 +126,7 @@ impl LogReader {
             rebuilt: RefCell::default(),
             sidecars: RefCell::default(),
         };
-        reader.find_end(upto)?;
+        reader.find_end(upto, newest.as_ref())?;
         Ok(reader)
     }
 
@@ -144,64 +155,46 @@ impl LogReader {
         &self.directory
     }
 
-    /// Finds the end and indexes the unsealed segments on the way.
-    fn find_end(&mut self, upto: Upto) -> Result<(), LogError> {
-        let disk = Arc::clone(&self.disk);
-        let limit = match upto {
-            Upto::Confirmed => Some(
-                self.newest_slot()?.map_or((self.inventory.sealed, FRAMES_START), |slot| (slot.segment, slot.start)),
-            ),
-            Upto::LastFrame => None,
+    /// Finds the end of what is shown; the rule for what is bad is that of recovery.
+    fn find_end(&mut self, upto: Upto, newest: Option<&Slot>) -> Result<(), LogError> {
+        let start = self.start_of(self.inventory.sealed)?;
+        self.end = match upto {
+            Upto::Confirmed => VisibleEnd { tail: self.confirmed(start, newest)?, note: None },
+            Upto::LastFrame => {
+                let (tail, bad) = find_end(self.disk.as_ref(), &self.directory, &self.inventory, start, newest)?;
+                let note = bad.map(|fault| self.torn_or_rotten(&tail, newest, fault)).transpose()?;
+                VisibleEnd { tail, note }
+            }
         };
-        let mut tail = self.start_of(self.inventory.sealed)?;
-        self.end.tail = tail;
-        let mut note = None;
-        for segment in self.inventory.sealed.get()..=self.inventory.last.get() {
-            let segment = SegmentNumber::new(segment);
-            if tail.segment != segment {
-                break;
-            }
-            let name = SegmentFile::Frames(segment);
-            let file = disk.open(&self.directory.segment_file(name), Access::Read)?;
-            read_file_header(file.as_ref(), name)?;
-            let mut scanner = FrameScanner::new(file.as_ref());
-            while tail.segment == segment && limit.is_none_or(|limit| (segment, tail.offset) < limit) {
-                match scanner.at(&tail)? {
-                    Seen::Frame(placed, _) => tail.advance(&placed),
-                    Seen::Nothing => break,
-                    Seen::Bad(fault) => {
-                        note = Some(self.torn_or_rotten(&tail, fault)?);
-                        break;
-                    }
-                }
-            }
-        }
-        self.end = VisibleEnd { tail, note };
         Ok(())
     }
 
-    /// A bad frame behind everything that was durable is a torn tail; before it, damage.
-    fn torn_or_rotten(&self, tail: &Tail, fault: FrameFault) -> Result<String, LogError> {
-        let name = relative(SegmentFile::Frames(tail.segment));
-        let durable = self.newest_slot()?.is_none_or(|slot| (tail.segment, tail.offset) < (slot.segment, slot.start));
-        if durable {
-            return Err(LogError::damaged(name, tail.offset.get(), Some(tail.leaves.next_leaf()), fault));
-        }
-        Ok(format!("{name}, byte {}: {fault}; a last group that was not acknowledged is left out", tail.offset))
+    /// The tail at the newest slot's start: what lies before it is durable, so all of it must be good.
+    fn confirmed(&self, start: Tail, newest: Option<&Slot>) -> Result<Tail, LogError> {
+        let (segment, offset) = newest.map_or((start.segment, start.offset), |slot| (slot.segment, slot.start));
+        let mut tail = start;
+        let end = Tail { segment, offset, ..start };
+        walk(self.disk.as_ref(), &self.directory, start, &end, &mut |before, placed, _| {
+            tail = *before;
+            tail.advance(placed);
+            Ok(())
+        })?;
+        Ok(tail)
     }
 
-    fn newest_slot(&self) -> Result<Option<Slot>, LogError> {
-        let mut newest: Option<Slot> = None;
-        for segment in self.inventory.sealed.get()..=self.inventory.last.get() {
-            let segment = SegmentNumber::new(segment);
-            let file = self.disk.open(&self.directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
-            for slot in read_ring(file.as_ref(), segment)?.0 {
-                if newest.is_none_or(|newest| newest.group < slot.group) {
-                    newest = Some(slot);
-                }
-            }
-        }
-        Ok(newest)
+    /// A note where what is bad is a torn last group.
+    fn torn_or_rotten(
+        &self,
+        tail: &Tail,
+        newest: Option<&Slot>,
+        fault: Option<FrameFault>,
+    ) -> Result<String, LogError> {
+        // A damaged or missing hard state proves nothing; opening the log for writing tells of it.
+        let state = read_hard_state(self.disk.as_ref(), &self.directory.hard_state());
+        decide(tail, newest, state.ok().and_then(|state| state.clean), fault)?;
+        let name = relative(SegmentFile::Frames(tail.segment));
+        let what = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
+        Ok(format!("{name}, byte {}: {what}; a last group that was not acknowledged is left out", tail.offset))
     }
 
     /// The tail at the start of a segment whose predecessors are sealed.
@@ -482,6 +475,29 @@ impl NodeReader for NodesUpTo<'_> {
             self.reader.segment_up_to(leaf, self.last)?.tile_hash(level, index).ok_or_else(beyond)
         };
         nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
+    }
+}
+
+/// Takes stock of the files and finds the newest slot in them.
+fn look(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Inventory, Option<Slot>), LogError> {
+    loop {
+        let inventory = Inventory::take(disk, directory)?;
+        let mut newest: Option<Slot> = None;
+        for segment in (inventory.sealed.get()..=inventory.last.get()).map(SegmentNumber::new) {
+            let name = SegmentFile::Frames(segment);
+            let file = disk.open(&directory.segment_file(name), Access::Read)?;
+            read_file_header(file.as_ref(), name)?;
+            for slot in read_ring(file.as_ref(), segment)?.0 {
+                if newest.is_none_or(|newest| newest.group < slot.group) {
+                    newest = Some(slot);
+                }
+            }
+        }
+        // A writer may have rolled on and sealed all of these files since they were listed; again only
+        // where it did.
+        if newest.is_some() || Inventory::take(disk, directory)?.last == inventory.last {
+            return Ok((inventory, newest));
+        }
     }
 }
 

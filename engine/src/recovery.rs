@@ -104,8 +104,11 @@ fn flush_and_read_slots(
     Ok(slots)
 }
 
-/// The tail behind the last valid frame, and what is bad there, if anything is.
-fn find_end(
+/// The tail behind the last valid frame, and what is bad there, if anything is. Writes nothing.
+///
+/// # Errors
+/// [`LogError::Disk`] of a failed call.
+pub(crate) fn find_end(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,

@@ -5,7 +5,7 @@
 //! I-STORE-2: entries are placed and queued under one lock, so the queue is in raft-log order.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     progress: Mutex<Progress>,
     moved: Condvar,
     committed: AtomicU64,
+    /// The store was dropped and not closed: its end is no clean stop.
+    dropped: AtomicBool,
 }
 
 struct Progress {
@@ -72,6 +74,10 @@ struct Progress {
 impl Shared {
     pub(crate) fn committed(&self) -> RaftIndex {
         RaftIndex::new(self.committed.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_durable(&self, tail: &Tail) {
@@ -148,6 +154,7 @@ impl SegmentStore {
             }),
             moved: Condvar::new(),
             committed: AtomicU64::new(recovered.committed.get()),
+            dropped: AtomicBool::new(false),
         });
         let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
         let writer = Writer {
@@ -348,6 +355,7 @@ impl SegmentStore {
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
+        self.shared.dropped.store(true, Ordering::Release);
         self.shared.queue.close();
         if let Some(writer) = self.writer.take() {
             // What the writer met was told to every callback; nobody is left to tell here.
@@ -400,8 +408,8 @@ pub enum TruncateError {
     Poisoned(#[from] Poisoned),
 }
 
-/// Tells everybody who waits for the writer that it has ended, and poisons the store when it died of a
-/// panic.
+/// Poisons the store when the writer thread dies of a panic; however it ends, tells those whose work is
+/// still in the queue (I-WRITER-3).
 struct DeathNotice {
     shared: Arc<Shared>,
     expected: bool,
@@ -412,8 +420,10 @@ impl Drop for DeathNotice {
         if !self.expected {
             self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
         }
-        // Work that came in between the writer's last look and the closing of the queue.
-        refuse(self.shared.queue.close_and_drain(), &self.shared.poisoned());
+        let left = self.shared.queue.abandon();
+        if !left.is_empty() {
+            refuse(left, &self.shared.poisoned());
+        }
     }
 }
 

@@ -29,7 +29,8 @@ use crate::scan::{FrameScanner, Seen};
 use crate::segment::{PayloadPart, PayloadPlace, SegmentFile};
 use crate::store::Shared;
 
-/// Called once: when everything before it is durable, or when it never will be.
+/// Called once: when everything before it is durable, or when it never will be. It runs on the writer
+/// thread and must not call the store: a truncation holds the store's lock while it waits for that thread.
 pub type OnDurable = Box<dyn FnOnce(Result<(), Poisoned>) + Send>;
 
 /// A writer that has been idle this long confirms that its last group is durable.
@@ -76,7 +77,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Works until the queue is closed and empty; then marks the clean stop.
+    /// Works until the queue is closed and empty; then marks the clean stop, unless the store was dropped.
     pub(crate) fn run(mut self) -> Result<(), LogError> {
         loop {
             let wait = if self.confirmed { None } else { Some(CONFIRM_AFTER) };
@@ -90,6 +91,7 @@ impl Writer {
                     }
                 }
                 Taken::Idle => self.or_poison(Self::confirm)?,
+                Taken::Closed if self.shared.is_dropped() => return Ok(()),
                 Taken::Closed => return self.or_poison(Self::stop),
             }
         }

@@ -1,0 +1,736 @@
+//! What is opened after a crash, after rot, and after an interruption at any call.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod fixture;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fixture::{
+    ControlledDisk, Random, bare_log, batch, copy, entry, files, fixed_on, open_store, overwrite, resize, start_of,
+};
+use stele_engine::birth::CreateOptions;
+use stele_engine::directory::LogDirectory;
+use stele_engine::disk::{Access, Disk, RealDisk};
+use stele_engine::environment::Environment;
+use stele_engine::error::{Damage, LogError};
+use stele_engine::frame::{EntryKind, Tail};
+use stele_engine::intake::Submission;
+use stele_engine::local::LocalLog;
+use stele_engine::number::{Alignment, BlockHeight, RaftIndex, SegmentNumber};
+use stele_engine::reader::LogReader;
+use stele_engine::recovery::Recovered;
+use stele_engine::ring::{Slot, read_ring};
+use stele_engine::segment::{FRAMES_START, SegmentFile};
+use stele_engine::store::{Entry, SegmentStore};
+use stele_proof::checkpoint::Origin;
+use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
+use tempfile::{TempDir, tempdir};
+
+/// Nothing here loses what was not flushed: damage is made by hand.
+fn quick() -> Arc<dyn Disk> {
+    Arc::new(ControlledDisk::quick())
+}
+
+fn environment() -> Environment {
+    fixed_on(quick())
+}
+
+const ALIGNMENTS: [Alignment; 2] = [Alignment::PAGE, Alignment::WORD];
+
+/// A log as it lies in files at the moment its last group has been written and not yet been flushed.
+struct Image {
+    temporary: TempDir,
+    directory: LogDirectory,
+    alignment: Alignment,
+    entries: Vec<Entry>,
+    /// How many of them were acknowledged; the others are the last group.
+    acknowledged: usize,
+    copies: u32,
+}
+
+impl Image {
+    /// Writes `before` in a group each, and `last` in one.
+    fn new(alignment: Alignment, before: Vec<Entry>, committed: u64, last: Vec<Entry>) -> Self {
+        let temporary = tempdir().unwrap();
+        let running = bare_log(&temporary.path().join("running"), alignment);
+        let disk = ControlledDisk::default();
+        let (store, _) = open_store(Arc::new(disk.clone()), &running).unwrap();
+        for entry in &before {
+            store.append(entry.clone(), None).unwrap();
+            store.flush().unwrap();
+        }
+        store.progress().set_committed(RaftIndex::new(committed));
+        // Something for the writer to wait at, so that all that follows is one group.
+        disk.hold("hard-state");
+        store.save_vote(
+            stele_engine::hard_state::Vote {
+                term: stele_engine::number::Term::new(1),
+                node: stele_engine::number::NodeId::new(1),
+                committed: true,
+            },
+            Box::new(|_| {}),
+        );
+        disk.until_held();
+        for entry in &last {
+            store.append(entry.clone(), None).unwrap();
+        }
+        disk.hold(".seg");
+        disk.release_others();
+        disk.until_held();
+        let directory = LogDirectory::new(temporary.path().join("image"));
+        copy(running.path(), directory.path());
+        disk.release();
+        drop(store);
+        let acknowledged = before.len();
+        let entries = before.into_iter().chain(last).collect();
+        Self { temporary, directory, alignment, entries, acknowledged, copies: 0 }
+    }
+
+    /// A fresh copy to damage.
+    fn copy(&mut self) -> LogDirectory {
+        self.copies += 1;
+        let path = self.temporary.path().join(self.copies.to_string());
+        copy(self.directory.path(), &path);
+        LogDirectory::new(path)
+    }
+
+    /// The tail behind so many entries.
+    fn tail(&self, count: usize) -> Tail {
+        tail_behind(self.alignment, &self.entries[..count])
+    }
+
+    /// The file that all entries lie in.
+    fn file(directory: &LogDirectory) -> PathBuf {
+        directory.segment_file(SegmentFile::Frames(SegmentNumber::new(0)))
+    }
+
+    /// First and one past the last byte of the last group.
+    fn group(&self) -> (u64, u64) {
+        (self.tail(self.acknowledged).offset.get(), self.tail(self.entries.len()).offset.get())
+    }
+
+    /// Opens a damaged copy, which must hold everything acknowledged and whole entries of the last group,
+    /// goes on, and opens it again; answers how many entries had survived.
+    #[track_caller]
+    fn goes_on(&self, directory: &LogDirectory, what: &str) -> usize {
+        let (store, recovered) = open_store(quick(), directory).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let kept = usize::try_from(recovered.tail.next_index.get()).unwrap();
+        assert!((self.acknowledged..=self.entries.len()).contains(&kept), "{what}: kept {kept}");
+        let mut expected = self.entries[..kept].to_vec();
+        assert_eq!(recovered.tail, self.tail(kept), "{what}");
+        check(&store, &expected, what);
+        let next = entry(7, EntryKind::Membership, vec![7; 5]);
+        store.append(next.clone(), None).unwrap();
+        store.flush().unwrap();
+        drop(store);
+        expected.push(next);
+        let (store, recovered) = open_store(quick(), directory).unwrap();
+        assert_eq!((recovered.tail, recovered.cut), (tail_behind(self.alignment, &expected), None), "{what}");
+        check(&store, &expected, what);
+        store.close().unwrap();
+        kept
+    }
+
+    /// Opening a damaged copy is refused with this place, and changes nothing.
+    #[track_caller]
+    fn is_rot(&self, directory: &LogDirectory, at: u64, word: &str) {
+        let before = files(directory.path());
+        let Err(LogError::Damaged(damage)) = open_store(quick(), directory) else {
+            panic!("rot at {at} was not refused");
+        };
+        let Damage { file, offset, what, .. } = damage;
+        assert_eq!((file.as_str(), offset), ("segments/0000000000000000.seg", at), "{what}");
+        assert!(what.contains(word), "{what}");
+        assert!(files(directory.path()) == before, "rot is kept as it is");
+    }
+}
+
+fn tail_behind(alignment: Alignment, entries: &[Entry]) -> Tail {
+    let mut tail = start_of(alignment);
+    for entry in entries {
+        tail.advance(&tail.place(entry.kind, entry.term, &entry.body, entry.payload.len()).unwrap());
+    }
+    tail
+}
+
+#[track_caller]
+fn check(store: &SegmentStore, expected: &[Entry], what: &str) {
+    for (index, entry) in (0..).zip(expected) {
+        let read = store.read_entry(RaftIndex::new(index)).unwrap();
+        assert_eq!(read.as_ref(), Some(entry), "{what}: entry {index}");
+    }
+    assert_eq!(store.tail().next_index.get(), expected.len() as u64, "{what}");
+}
+
+/// A record of so many bytes, with a payload.
+fn one(first_leaf: u64, len: usize) -> Entry {
+    batch(1, first_leaf, &[(vec![b'r'; len], Some(vec![b'p'; len]))])
+}
+
+/// Three groups, and a last one of two frames.
+fn image(alignment: Alignment) -> Image {
+    Image::new(alignment, vec![one(0, 300), one(1, 2000), one(2, 70)], 0, vec![one(3, 3000), one(4, 1500)])
+}
+
+/// Places in a range where a cut could differ: its ends, sectors, pages, headers, and odd ones.
+fn places(start: u64, end: u64) -> Vec<u64> {
+    let mut places: Vec<u64> = [0, 1, 7, 8, 63, 64, 65, 511, 512, 513, 1000, 4095, 4096, 4097]
+        .iter()
+        .map(|step| start + step)
+        .chain((start / 512..=end / 512).map(|sector| sector * 512))
+        .chain([end - 1, end - 8, end - 513])
+        .filter(|at| (start..end).contains(at))
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
+/// Makes the newest slot what it was before the last group.
+fn forget_slot(directory: &LogDirectory) {
+    let path = Image::file(directory);
+    overwrite(&path, Slot::place(newest(&path).group), &[0; 4096]);
+}
+
+fn newest(path: &Path) -> Slot {
+    let file = RealDisk.open(path, Access::Read).unwrap();
+    let (slots, _) = read_ring(file.as_ref(), SegmentNumber::new(0)).unwrap();
+    slots.into_iter().max_by_key(|slot| slot.group).unwrap()
+}
+
+#[test]
+fn a_last_group_cut_anywhere_leaves_what_was_acknowledged() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let (start, end) = image.group();
+        let whole = image.goes_on(&image.directory.clone(), "undamaged");
+        assert_eq!(whole, 5);
+        image = self::image(alignment);
+        for at in places(start, end) {
+            for slot in [true, false] {
+                let copy = image.copy();
+                resize(&Image::file(&copy), at);
+                if !slot {
+                    forget_slot(&copy);
+                }
+                let second = image.tail(4).offset.get();
+                let kept = image.goes_on(&copy, &format!("cut at {at}, slot kept: {slot}"));
+                assert_eq!(kept, 3 + usize::from(at >= second), "cut at {at}");
+                fs::remove_dir_all(copy.path()).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_last_group_zeroed_or_full_of_garbage_leaves_what_was_acknowledged() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let (start, end) = image.group();
+        let len = usize::try_from(end - start).unwrap();
+        let mut random = Random(1);
+        for at in places(start, end) {
+            for (what, bytes) in [("zeros", vec![0; len]), ("garbage", random.bytes(len as u64))] {
+                let bytes = &bytes[usize::try_from(at - start).unwrap()..];
+                for slot in [true, false] {
+                    let copy = image.copy();
+                    overwrite(&Image::file(&copy), at, bytes);
+                    if !slot {
+                        forget_slot(&copy);
+                    }
+                    let what = format!("{what} from {at}, slot kept: {slot}");
+                    let kept = image.goes_on(&copy, &what);
+                    assert!(kept < 5 || at >= end - 4096, "{what}");
+                    fs::remove_dir_all(copy.path()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Two frames, one flush: the disk kept the second and not the first.
+#[test]
+fn a_second_frame_without_the_first_of_its_group_is_no_rot() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let (start, _) = image.group();
+        let second = image.tail(4).offset.get();
+        for what in ["zeros", "garbage", "header only", "body only"] {
+            for slot in [true, false] {
+                let copy = image.copy();
+                let path = Image::file(&copy);
+                let len = usize::try_from(second - start).unwrap();
+                match what {
+                    "zeros" => overwrite(&path, start, &vec![0; len]),
+                    "garbage" => overwrite(&path, start, &Random(2).bytes(len as u64)),
+                    "header only" => overwrite(&path, start + 64, &vec![0; len - 64]),
+                    _ => overwrite(&path, start, &[0; 64]),
+                }
+                if !slot {
+                    forget_slot(&copy);
+                }
+                let what = format!("{what}, slot kept: {slot}");
+                let bytes = fs::read(&path).unwrap();
+                assert_eq!(image.goes_on(&copy, &what), 3, "{what}");
+                let after = fs::read(&path).unwrap();
+                let start = usize::try_from(start).unwrap();
+                assert_eq!(bytes[16384..start], after[16384..start], "{what}: no valid frame is rewritten");
+                fs::remove_dir_all(copy.path()).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_damage_below_the_newest_slots_start_is_rot() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        for number in 0..3 {
+            let (at, next) = (image.tail(number).offset.get(), image.tail(number + 1).offset.get());
+            for (what, from, bytes) in [
+                ("a flipped header", at + 20, vec![0xff]),
+                ("a flipped length", at + 46, vec![0xff]),
+                ("a flipped body", at + 70, vec![0xff]),
+                ("garbage", at, Random(3).bytes(next - at)),
+                ("zeros", at, vec![0; usize::try_from(next - at).unwrap()]),
+                ("zeros up to the end", at, vec![0; usize::try_from(image.group().1 - at).unwrap()]),
+            ] {
+                let copy = image.copy();
+                overwrite(&Image::file(&copy), from, &bytes);
+                image.is_rot(&copy, at, "it was durable");
+                let name = format!("{what} in frame {number}");
+                resize(&Image::file(&copy), at + 1);
+                image.is_rot(&copy, at, "it was durable");
+                fs::remove_dir_all(copy.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_clean_stop_every_bad_frame_is_rot() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let clean = image.copy();
+        open_store(quick(), &clean).unwrap().0.close().unwrap();
+        let (_, end) = image.group();
+        for number in 0..5 {
+            let at = image.tail(number).offset.get();
+            let copy = LogDirectory::new(image.temporary.path().join("damaged"));
+            fixture::copy(clean.path(), copy.path());
+            overwrite(&Image::file(&copy), at + 70, &[0xff]);
+            image.is_rot(&copy, at, "closed cleanly");
+            resize(&Image::file(&copy), at);
+            image.is_rot(&copy, at, "closed cleanly");
+            fs::remove_dir_all(copy.path()).unwrap();
+        }
+        // And what stands behind the end, too: nothing was written there.
+        overwrite(&Image::file(&clean), end + 4096, &[1]);
+        image.is_rot(&clean, end, "closed cleanly");
+    }
+}
+
+#[test]
+fn a_committed_frame_of_the_last_group_is_never_cut() {
+    for alignment in ALIGNMENTS {
+        let last = vec![one(3, 3000), one(4, 1500)];
+        let mut image = Image::new(alignment, vec![one(0, 300), one(1, 2000), one(2, 70)], 4, last);
+        let (first, second) = (image.group().0, image.tail(4).offset.get());
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), first + 70, &[0xff]);
+        image.is_rot(&copy, first, "it was committed");
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), second + 70, &[0xff]);
+        assert_eq!(image.goes_on(&copy, "the frame behind it"), 4);
+    }
+}
+
+#[test]
+fn stale_frames_behind_a_cut_do_not_come_back() {
+    for alignment in ALIGNMENTS {
+        let long: Vec<Entry> = (0..6).map(|number| one(1 + number, 3000)).collect();
+        let mut image = Image::new(alignment, vec![one(0, 300)], 0, long);
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), image.group().0, &[0; 64]);
+        let (store, recovered) = open_store(quick(), &copy).unwrap();
+        assert_eq!(recovered.tail.next_index.get(), 1);
+        assert!(recovered.cut.is_some());
+        let mut expected = image.entries[..1].to_vec();
+        // Short frames, so that each ends where an old one could begin.
+        for number in 0..3 {
+            let new = batch(2, 1 + number, &[(vec![b's'; 10], Some(vec![b'q'; 10]))]);
+            store.append(new.clone(), None).unwrap();
+            store.flush().unwrap();
+            expected.push(new);
+        }
+        drop(store);
+        let (store, recovered) = open_store(quick(), &copy).unwrap();
+        assert_eq!((recovered.tail, recovered.cut), (tail_behind(alignment, &expected), None));
+        check(&store, &expected, "short frames");
+        store.close().unwrap();
+        let bytes = fs::read(Image::file(&copy)).unwrap();
+        let end = usize::try_from(recovered.tail.offset.get()).unwrap();
+        assert!(bytes[end..].iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn an_unreadable_slot_only_widens_the_doubt() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let path = Image::file(&image.directory);
+        let newest = Slot::place(newest(&path).group);
+        // Without the newest slot the group is still read, and a torn one still cut.
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), newest + 100, &[1]);
+        assert_eq!(image.goes_on(&copy, "newest slot unreadable"), 5);
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), newest + 100, &[1]);
+        overwrite(&Image::file(&copy), image.group().0 + 70, &[0xff]);
+        assert_eq!(image.goes_on(&copy, "newest slot unreadable, torn group"), 3);
+        // Then the group before the last is in doubt as well, but nothing before it.
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), newest + 100, &[1]);
+        overwrite(&Image::file(&copy), image.tail(1).offset.get() + 70, &[0xff]);
+        image.is_rot(&copy, image.tail(1).offset.get(), "it was durable");
+        // Without any slot everything is read, and the first bad frame is where the log ends.
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), 4096, &Random(4).bytes(3 * 4096));
+        assert_eq!(image.goes_on(&copy, "no slot readable"), 5);
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), 4096, &[0; 3 * 4096]);
+        overwrite(&Image::file(&copy), image.tail(1).offset.get() + 70, &[0xff]);
+        let (store, recovered) = open_store(quick(), &copy).unwrap();
+        assert_eq!(recovered.tail, image.tail(1));
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn recovery_is_idempotent() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let copy = image.copy();
+        overwrite(&Image::file(&copy), image.group().0 + 70, &[0xff]);
+        let recover = |copy: &LogDirectory| -> (Recovered, Vec<u8>) {
+            let (store, recovered) = open_store(quick(), copy).unwrap();
+            drop(store);
+            (recovered, fs::read(Image::file(copy)).unwrap())
+        };
+        let (first, bytes) = recover(&copy);
+        for _ in 0..4 {
+            let (again, same) = recover(&copy);
+            assert_eq!((again.tail, again.cut, again.committed), (first.tail, None, first.committed));
+            assert!(again.group > first.group);
+            assert!(bytes[16384..] == same[16384..] && bytes[..4096] == same[..4096]);
+        }
+    }
+}
+
+/// Recovery that dies at any call, and starts again, ends in the same log.
+#[test]
+fn recovery_may_be_interrupted_at_any_call() {
+    let mut image = image(Alignment::PAGE);
+    overwrite(&Image::file(&image.directory), image.group().0 + 70, &[0xff]);
+    for calls in 0.. {
+        let copy = image.copy();
+        let disk = ControlledDisk::quick();
+        disk.die_after(calls);
+        drop(open_store(Arc::new(disk.clone()), &copy));
+        let finished = !disk.is_dead();
+        assert_eq!(image.goes_on(&copy, &format!("after {calls} calls")), 3);
+        fs::remove_dir_all(copy.path()).unwrap();
+        if finished {
+            assert!(calls > 10, "{calls} calls");
+            return;
+        }
+    }
+}
+
+/// Segment 0 has ended; what of the next file is there differs.
+#[test]
+fn a_crash_while_rolling_leaves_the_same_log() {
+    for alignment in ALIGNMENTS {
+        let temporary = tempdir().unwrap();
+        let running = bare_log(&temporary.path().join("running"), alignment);
+        let (store, _) = open_store(quick(), &running).unwrap();
+        let entries = vec![one(0, 300), entry(1, EntryKind::Seal, vec![0; 8])];
+        for entry in &entries {
+            store.append(entry.clone(), None).unwrap();
+        }
+        store.flush().unwrap();
+        drop(store);
+        let name = "segments/0000000000000001.seg";
+        for (number, what) in
+            ["successor missing", "only its temporary file", "successor without frames"].into_iter().enumerate()
+        {
+            let copy = LogDirectory::new(temporary.path().join(number.to_string()));
+            fixture::copy(running.path(), copy.path());
+            let (successor, leftover) = (copy.path().join(name), copy.path().join(format!("{name}.tmp")));
+            match number {
+                0 => fs::remove_file(&successor).unwrap(),
+                1 => {
+                    fs::remove_file(&successor).unwrap();
+                    fs::File::create(&leftover).unwrap();
+                    resize(&leftover, 100);
+                }
+                _ => {}
+            }
+            let (store, recovered) = open_store(quick(), &copy).unwrap();
+            assert_eq!((recovered.tail, recovered.cut), (tail_behind(alignment, &entries), None), "{what}");
+            check(&store, &entries, what);
+            let next = one(1, 10);
+            store.append(next.clone(), None).unwrap();
+            drop(store);
+            let (store, _) = open_store(quick(), &copy).unwrap();
+            let expected = [entries.clone(), vec![next]].concat();
+            check(&store, &expected, what);
+            store.close().unwrap();
+        }
+    }
+}
+
+fn options(alignment: Alignment) -> CreateOptions {
+    CreateOptions {
+        block_height: BlockHeight::new(8).unwrap(),
+        frame_align: alignment,
+        ..CreateOptions::new(Origin::new("example.com/test").unwrap())
+    }
+}
+
+fn push(log: &mut LocalLog, payload: &[u8]) -> Result<(), String> {
+    let builder = RecordBuilder {
+        ts_ms: stele_proof::UnixMillis::new(1_000_000),
+        writer_id: "w",
+        stream: "s",
+        kind: "Line",
+        actor: Actor { anon: true, ..Actor::default() },
+        subject: Subject::default(),
+        reason: "ok",
+        attrs: &Object::default(),
+        payload: None,
+    };
+    let draft = Submission::Draft { builder: &builder, payload: Some((&Salt::new([3; 32]), payload)) };
+    log.push(&draft).map(drop).map_err(|error| error.to_string())
+}
+
+/// A log of twenty records in three groups, closed.
+fn unsealed(path: &Path, alignment: Alignment) {
+    let mut log = LocalLog::create(&environment(), path, &options(alignment)).unwrap();
+    for number in 0..20 {
+        push(&mut log, format!("line {number}").as_bytes()).unwrap();
+        if number % 7 == 6 {
+            log.flush().unwrap();
+        }
+    }
+    log.close().unwrap();
+}
+
+/// The files of the segments, the ring of the open one (which tells this node's flushes) left out.
+fn segments(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut found = files(&path.join("segments"));
+    let open = found.keys().rev().find(|name| name.ends_with(".seg")).unwrap().clone();
+    let bytes = found.get_mut(&open).unwrap();
+    bytes[4096..16384].fill(0);
+    // Zeros behind the end are prepared space, of which a cut leaves some.
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    found
+}
+
+fn seal(environment: &Environment, path: &Path) -> Result<(), LogError> {
+    let mut log = LocalLog::open(environment, path)?;
+    if fs::metadata(path.join("segments/0000000000000001.seg")).is_err() {
+        log.end_segment()?;
+    }
+    log.close()
+}
+
+#[test]
+fn sealing_may_be_interrupted_at_any_call() {
+    let temporary = tempdir().unwrap();
+    let before = temporary.path().join("before");
+    unsealed(&before, Alignment::PAGE);
+    let undisturbed = temporary.path().join("undisturbed");
+    copy(&before, &undisturbed);
+    seal(&environment(), &undisturbed).unwrap();
+    let expected = segments(&undisturbed);
+    assert!(expected.contains_key("0000000000000000.tiles"));
+    for calls in 0.. {
+        let path = temporary.path().join("disturbed");
+        copy(&before, &path);
+        let disk = ControlledDisk::quick();
+        disk.die_after(calls);
+        let ended = seal(&fixed_on(Arc::new(disk.clone())), &path);
+        let finished = !disk.is_dead();
+        assert_eq!(ended.is_ok(), finished, "{calls} calls: {ended:?}");
+        seal(&fixed_on(quick()), &path).unwrap_or_else(|e| panic!("{calls} calls: {e}"));
+        assert!(segments(&path) == expected, "{calls} calls");
+        for (name, _) in segments(&path) {
+            let sealed = fs::metadata(path.join("segments").join(&name)).unwrap().permissions().readonly();
+            assert_eq!(sealed, name.starts_with("0000000000000000."), "{calls} calls: {name}");
+        }
+        fs::remove_dir_all(&path).unwrap();
+        if finished {
+            assert!(calls > 40, "{calls} calls");
+            return;
+        }
+    }
+}
+
+/// Space that was prepared and not used is cut off, also when it was sealing that was interrupted.
+#[test]
+fn a_segment_that_ended_with_prepared_space_behind_it_is_sealed_to_the_same_bytes() {
+    let temporary = tempdir().unwrap();
+    let (one, two) = (temporary.path().join("one"), temporary.path().join("two"));
+    unsealed(&one, Alignment::WORD);
+    copy(&one, &two);
+    seal(&environment(), &one).unwrap();
+    // Ended and rolled, nothing of it sealed: the seal entry alone, through the store.
+    let directory = LogDirectory::new(&two);
+    let (store, _) = open_store(quick(), &directory).unwrap();
+    store.append(entry(1, EntryKind::Seal, vec![0; 8]), None).unwrap();
+    store.close().unwrap();
+    for name in ["0000000000000000.seg", "0000000000000000.0.pay"] {
+        let file = two.join("segments").join(name);
+        resize(&file, fs::metadata(&file).unwrap().len() + 12_345);
+    }
+    fs::File::create(two.join("segments/0000000000000000.tiles.tmp")).unwrap();
+    fs::File::create(two.join("checkpoint.tmp")).unwrap();
+    LocalLog::open(&environment(), &two).unwrap().close().unwrap();
+    assert!(segments(&two) == segments(&one));
+    assert!(!files(&two).keys().any(|name| name.ends_with(".tmp")), "temporaries are deleted");
+}
+
+/// The thread that seals is gone before the lock is given back.
+#[test]
+fn a_log_that_is_dropped_can_be_opened_at_once() {
+    let temporary = tempdir().unwrap();
+    let path = temporary.path().join("log");
+    unsealed(&path, Alignment::PAGE);
+    for round in 0..5 {
+        let mut log = LocalLog::open(&fixed_on(quick()), &path).unwrap();
+        for number in 0..100 {
+            push(&mut log, format!("{round} {number}").as_bytes()).unwrap();
+        }
+        log.end_segment().unwrap();
+        drop(log);
+        assert!(!RealDisk.is_locked(&path.join("lock")).unwrap());
+    }
+    let log = LocalLog::open(&environment(), &path).unwrap();
+    log.close().unwrap();
+    let reader = LogReader::open(&environment(), &path).unwrap();
+    assert!(reader.size().get() > 500);
+    assert_eq!(reader.inventory().sealed.get(), 5 + (reader.size().get() / 256));
+}
+
+#[test]
+fn a_sealed_segment_whose_successor_is_missing_is_named() {
+    let temporary = tempdir().unwrap();
+    let path = temporary.path().join("log");
+    unsealed(&path, Alignment::PAGE);
+    seal(&environment(), &path).unwrap();
+    let missing = "segments/0000000000000001.seg";
+    fs::remove_file(path.join(missing)).unwrap();
+    let before = files(&path);
+    for error in
+        [LocalLog::open(&environment(), &path).err().unwrap(), LogReader::open(&environment(), &path).err().unwrap()]
+    {
+        let LogError::Damaged(damage) = error else { panic!("{error}") };
+        assert_eq!(damage.file, missing);
+    }
+    assert!(files(&path) == before);
+}
+
+/// Zeros where frames were flushed are damage to a reader as well, never the end of the log.
+#[test]
+fn a_reader_tells_rot_from_a_torn_tail() {
+    for alignment in ALIGNMENTS {
+        let temporary = tempdir().unwrap();
+        let path = temporary.path().join("log");
+        unsealed(&path, alignment);
+        let file = path.join("segments/0000000000000000.seg");
+        let good = fs::read(&file).unwrap();
+        let size = LogReader::open(&environment(), &path).unwrap().size();
+        let mut starts = Vec::new();
+        let directory = LogDirectory::new(&path);
+        let mut tail = start_of(alignment);
+        let file_end = good.len() as u64;
+        stele_engine::walk::walk(
+            &RealDisk,
+            &directory,
+            tail,
+            &Tail { offset: stele_engine::number::Offset::new(file_end), ..tail },
+            &mut |before, placed, _| {
+                starts.push(before.offset.get());
+                tail = *before;
+                tail.advance(placed);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert!(starts.len() > 4);
+        for at in &starts {
+            for bytes in [vec![0; 64], vec![0; usize::try_from(file_end - at).unwrap()], vec![0xff]] {
+                overwrite(&file, *at, &bytes);
+                let error = LogReader::open(&environment(), &path).err().unwrap_or_else(|| panic!("zeros at {at}"));
+                let LogError::Damaged(damage) = error else { panic!("{error}") };
+                assert_eq!(damage.offset, *at, "{damage}");
+                overwrite(&file, FRAMES_START.get(), &good[16384..]);
+            }
+        }
+        // The same behind everything that was flushed is a torn tail, told in a note.
+        fs::remove_file(path.join("hard-state")).unwrap();
+        overwrite(&file, file_end, &[0; 100]);
+        overwrite(&file, file_end + 100, &[1]);
+        let reader = LogReader::open(&environment(), &path).unwrap();
+        assert_eq!(reader.size(), size);
+        assert!(reader.end().note.as_ref().unwrap().contains("left out"));
+    }
+}
+
+#[test]
+fn an_interrupted_making_of_a_log_says_what_to_do() {
+    let temporary = tempdir().unwrap();
+    let mut unfinished = 0;
+    for calls in 0.. {
+        let path = temporary.path().join("log");
+        let disk = ControlledDisk::quick();
+        disk.die_after(calls);
+        drop(LocalLog::create(&fixed_on(Arc::new(disk.clone())), &path, &options(Alignment::PAGE)));
+        let finished = !disk.is_dead();
+        // Reading says the same as opening, and opening twice the same as once.
+        let read = LogReader::open(&environment(), &path).map(|reader| reader.size().get());
+        let opened = LocalLog::open(&environment(), &path).map(|log| log.size().get());
+        let again = LocalLog::open(&environment(), &path).map(|log| log.size().get());
+        match (read, opened, again) {
+            (Ok(read), Ok(1), Ok(1)) => assert_eq!(read, 1, "{calls} calls"),
+            (Err(LogError::Unfinished(_)), Err(LogError::Unfinished(_)), Err(error @ LogError::Unfinished(_))) => {
+                unfinished += 1;
+                let text = error.to_string();
+                assert!(text.contains("remove the directory and run `stele init` again"), "{calls} calls: {text}");
+            }
+            (Err(LogError::NoLog(_)), Err(LogError::NoLog(_)), Err(LogError::NoLog(_))) => {
+                // Nothing but perhaps an empty directory: then `stele init` does.
+                LocalLog::create(&environment(), &path, &options(Alignment::PAGE)).unwrap().close().unwrap();
+            }
+            (read, opened, again) => panic!(
+                "{calls} calls: {:?}, {:?}, {:?}",
+                read.map_err(|e| e.to_string()),
+                opened.map_err(|e| e.to_string()),
+                again.map_err(|e| e.to_string())
+            ),
+        }
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        if finished {
+            break;
+        }
+    }
+    assert!(unfinished > 20);
+}
