@@ -4,7 +4,7 @@
 //! single item does.
 //! I-QUEUE-2: items come out in the order they went in; after a close nothing goes in.
 //!
-//! `tests/loom_queue.rs` takes this file in and runs it through every order of its threads' steps.
+//! `tests/loom_queue.rs` takes this file in and runs it through the orders in which threads can meet here.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;

@@ -1,4 +1,4 @@
-//! Models of the writer's queue, run by loom through every order of the threads' steps:
+//! Models of the writer's queue, run by loom through the orders of the threads' steps, with at most three preemptions:
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p stele-engine --test loom_queue --release --target-dir target/loom`
 //!
@@ -21,6 +21,25 @@ mod sync {
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
 
+/// Runs a model with at most this many switches away from a thread that could go on: more than the faults
+/// that loom is known to find need, and what keeps the models short.
+fn model(body: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(body);
+}
+
+/// Takes so many items, and no more than there are.
+fn take_some<T>(queue: &WorkQueue<T>, count: usize) -> Vec<T> {
+    let mut some = Vec::new();
+    while some.len() < count {
+        let Taken::Work(work) = queue.take(None) else { panic!("nobody has closed it") };
+        some.extend(work);
+    }
+    assert_eq!(some.len(), count);
+    some
+}
+
 /// Takes until the queue is closed and empty.
 fn take_all<T>(queue: &WorkQueue<T>) -> Vec<T> {
     let mut all = Vec::new();
@@ -37,49 +56,43 @@ fn take_all<T>(queue: &WorkQueue<T>) -> Vec<T> {
 fn two_producers_are_shed_when_full_and_never_pass_the_bound() {
     const BOUND: usize = 3;
     const WEIGHT: usize = 2;
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(BOUND));
         let held = Arc::new(AtomicUsize::new(0));
-        let producer = |name: u8| {
-            let (queue, held) = (Arc::clone(&queue), Arc::clone(&held));
-            thread::spawn(move || match queue.try_reserve(WEIGHT) {
-                Ok(()) => {
-                    assert!(held.fetch_add(WEIGHT, Ordering::SeqCst) + WEIGHT <= BOUND, "I-QUEUE-1");
-                    assert_eq!(queue.push(name), Ok(()), "nobody has closed it");
-                    1
-                }
-                Err(refused) => {
-                    assert_eq!(refused, Refused::Full);
-                    0
-                }
-            })
-        };
-        let producers = [producer(1), producer(2)];
-        let consumer = {
-            let (queue, held) = (Arc::clone(&queue), Arc::clone(&held));
+        let running = Arc::new(AtomicUsize::new(2));
+        let producers = [1, 2].map(|name| {
+            let (queue, held, running) = (Arc::clone(&queue), Arc::clone(&held), Arc::clone(&running));
             thread::spawn(move || {
-                let mut taken = 0;
-                while let Taken::Work(work) = queue.take(None) {
-                    for _ in work {
-                        held.fetch_sub(WEIGHT, Ordering::SeqCst);
-                        queue.release(WEIGHT);
-                        taken += 1;
-                    }
+                let reserved = queue.try_reserve(WEIGHT);
+                if reserved.is_ok() {
+                    assert!(held.fetch_add(WEIGHT, Ordering::SeqCst) + WEIGHT <= BOUND, "I-QUEUE-1");
+                    queue.push(name).unwrap();
                 }
-                taken
+                if running.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    queue.close();
+                }
+                reserved
             })
-        };
-        let accepted: usize = producers.into_iter().map(|producer| producer.join().unwrap()).sum();
-        assert!(accepted >= 1, "an empty queue takes one");
-        queue.close();
-        assert_eq!(consumer.join().unwrap(), accepted);
+        });
+        let mut taken = 0;
+        while let Taken::Work(work) = queue.take(None) {
+            for _ in work {
+                held.fetch_sub(WEIGHT, Ordering::SeqCst);
+                queue.release(WEIGHT);
+                taken += 1;
+            }
+        }
+        let reserved = producers.map(|producer| producer.join().unwrap());
+        assert_eq!(reserved.iter().filter(|reserved| reserved.is_ok()).count(), taken);
+        assert!(taken >= 1, "an empty queue takes one");
+        assert!(reserved.iter().all(|reserved| *reserved != Err(Refused::Closed)));
         assert_eq!(queue.try_reserve(0), Err(Refused::Closed));
     });
 }
 
 #[test]
 fn a_close_ends_a_waiting_consumer_and_loses_nothing_pushed_before() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(1));
         let consumer = {
             let queue = Arc::clone(&queue);
@@ -95,7 +108,7 @@ fn a_close_ends_a_waiting_consumer_and_loses_nothing_pushed_before() {
 
 #[test]
 fn a_push_against_a_close_is_taken_or_given_back() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(1));
         let producer = {
             let queue = Arc::clone(&queue);
@@ -113,7 +126,7 @@ fn a_push_against_a_close_is_taken_or_given_back() {
 
 #[test]
 fn a_close_ends_every_waiting_producer() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::<u8>::new(1));
         queue.reserve(1).unwrap();
         let waiting = [(); 2].map(|()| {
@@ -129,7 +142,7 @@ fn a_close_ends_every_waiting_producer() {
 
 #[test]
 fn room_reaches_every_waiting_producer() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::<u8>::new(1));
         queue.reserve(1).unwrap();
         let waiting = [(); 2].map(|()| {
@@ -154,7 +167,7 @@ fn a_notice_stays_behind_the_append_before_it() {
         Append(u8),
         Notice(u8),
     }
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(2));
         let producers = [1, 2].map(|name| {
             let queue = Arc::clone(&queue);
@@ -164,16 +177,10 @@ fn a_notice_stays_behind_the_append_before_it() {
                 queue.push(Work::Notice(name)).unwrap();
             })
         });
-        let consumer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || take_all(&queue))
-        };
+        let taken = take_some(&queue, 4);
         for producer in producers {
             producer.join().unwrap();
         }
-        queue.close();
-        let taken = consumer.join().unwrap();
-        assert_eq!(taken.len(), 4);
         for name in [1, 2] {
             let place = |work| taken.iter().position(|taken| *taken == work).unwrap();
             assert!(place(Work::Append(name)) < place(Work::Notice(name)), "{taken:?}");
@@ -185,7 +192,7 @@ fn a_notice_stays_behind_the_append_before_it() {
 /// (I-WRITER-3).
 #[test]
 fn after_a_failure_whatever_was_queued_is_told() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(1));
         let told = Arc::new(AtomicUsize::new(0));
         queue.reserve(1).unwrap();
@@ -213,7 +220,7 @@ fn after_a_failure_whatever_was_queued_is_told() {
 /// What the store does under one lock (I-STORE-2): give an entry its place, queue it, move the tail.
 #[test]
 fn two_appenders_never_get_one_place_and_the_queue_is_in_log_order() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new(WorkQueue::new(2));
         let tail = Arc::new(sync::Mutex::new(0));
         let appenders = [(); 2].map(|()| {
@@ -227,14 +234,9 @@ fn two_appenders_never_get_one_place_and_the_queue_is_in_log_order() {
                 place
             })
         });
-        let consumer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || take_all(&queue))
-        };
+        assert_eq!(take_some(&queue, 2), [0, 1], "I-STORE-2");
         let mut places = appenders.map(|appender| appender.join().unwrap());
-        queue.close();
         places.sort_unstable();
         assert_eq!(places, [0, 1], "no double head");
-        assert_eq!(consumer.join().unwrap(), [0, 1], "I-STORE-2");
     });
 }
