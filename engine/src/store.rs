@@ -19,7 +19,7 @@ use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
 use crate::number::{Offset, RaftIndex, SegmentNumber, Term};
-use crate::queue::{Refused, WorkQueue, lock};
+use crate::queue::{Refused, Taken, WorkQueue, lock};
 use crate::recovery::{Recovered, recover};
 use crate::segment::SegmentFile;
 use crate::writer::{Append, OnDurable, Work, Writer, refuse};
@@ -82,6 +82,11 @@ impl Shared {
     pub(crate) fn set_open(&self, segment: SegmentNumber) {
         lock(&self.progress).open = segment;
         self.moved.notify_all();
+    }
+
+    /// Why the store has stopped.
+    fn poisoned(&self) -> Poisoned {
+        lock(&self.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
     }
 
     /// Stops the store for good; the first reason stays.
@@ -231,7 +236,7 @@ impl SegmentStore {
     }
 
     fn poisoned(&self) -> Poisoned {
-        lock(&self.shared.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
+        self.shared.poisoned()
     }
 
     /// Tells when everything appended before is durable.
@@ -395,7 +400,9 @@ pub enum TruncateError {
     Poisoned(#[from] Poisoned),
 }
 
-/// Poisons the store when the writer thread dies of a panic.
+/// Tells everybody who still waits when the writer thread ends, and poisons the store when it dies of a panic.
+///
+/// What was queued between the writer's last look and the close would otherwise wait for ever (I-WRITER-3).
 struct DeathNotice {
     shared: Arc<Shared>,
     expected: bool,
@@ -405,6 +412,10 @@ impl Drop for DeathNotice {
     fn drop(&mut self) {
         if !self.expected {
             self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
+        }
+        // The writer ends only with a closed queue, so this waits for nothing.
+        while let Taken::Work(left) = self.shared.queue.take(None) {
+            refuse(left, &self.shared.poisoned());
         }
     }
 }
