@@ -95,6 +95,10 @@ impl Disk for GatedDisk {
     fn is_locked(&self, path: &Path) -> Result<bool, DiskError> {
         RealDisk.is_locked(path)
     }
+
+    fn free_bytes(&self, path: &Path) -> Result<u64, DiskError> {
+        RealDisk.free_bytes(path)
+    }
 }
 
 fn blank(store: &SegmentStore) -> Entry {
