@@ -32,7 +32,7 @@ fn make(environment: &Environment, path: &Path, frame_align: Alignment) -> Strin
     let options = CreateOptions { block_height, frame_align, ..CreateOptions::new(origin) };
     let mut log = LocalLog::create(environment, path, &options).unwrap();
     let attrs = Object::new(vec![("n".to_owned(), Value::Bool(true))]).unwrap();
-    let mut push = |log: &mut LocalLog, number: u64, payload: Option<&[u8]>| {
+    let push = |log: &mut LocalLog, number: u64, payload: Option<&[u8]>| {
         let builder = RecordBuilder {
             ts_ms: UnixMillis::new(1_000_000 + number),
             writer_id: if number.is_multiple_of(3) { "w" } else { "v" },
@@ -154,7 +154,7 @@ fn the_checkpoint_and_the_proof_of_a_record() {
 
 const PAGE_FILES: &str = "
 checkpoint 325 01e758a976f3a31deb69cd76b19cff094a907ae081baa47255c1d556bb8affea
-hard-state 16384 88096207f6e5fd3566ae36dc97be44c7b4096ea1de6f6c0899fa0e9333006244
+hard-state 16384 3e25eaab9e1abb53ff0eeb6496b26f11f990e874382100944299428f50892046
 keys/cosigner 98 42cdcdc4eb5038c7221f3c51c63014b9eb0d9bd6035a84c73647ca3af25f8f44
 keys/log 85 60a3376224cd472fb3c3d5515301c26bea86e1fe2d6cbe1006910d0690a0312f
 lock 21 a07a347ec1b10d5a09447ff17eaac2ecd30d982fd0811c6d34e6db7c22ca5abe
@@ -165,12 +165,12 @@ segments/0000000000000000.seg 45056 0462c2de82aac262f3a26aa075775710dfb5f64f17af
 segments/0000000000000000.tiles 568 2a28564d286e35e0f02cec803f79cbe68dd0a7dbb93dfe5f93b6c2befb10f32a
 segments/0000000000000001.0.pay 8192 c3e9a48b0b063a8f1946505720f06524338fd250e121d411a596d30bcf0822ff
 segments/0000000000000001.seg 32768 f7c21af9d7d141dd551ef48ade1d61e49ac0f7775f8a6108af7d13216b7b3e99
-signing-state 16384 bdcf7a85ca0b98e4affa1f58f7697e0f180edc5b7de13a0051dbabb6491b06bd
+signing-state 16384 ed81b166467bf9c2cbbf2d7e15f6272c06760362900848916cea55939ef85d46
 ";
 
 const WORD_FILES: &str = "
 checkpoint 325 c64289563677edc99e1f8196889785283a97f2d1f54984e0e2053c0194473a33
-hard-state 16384 f6738e88ae0c82faf8b87db1b17b368220a536b091f99fe44f663ddbf1a1096b
+hard-state 16384 31633a35e220f9e04adabd3bf845a2f7bd1638480b48e7718bef2174f8132bfa
 keys/cosigner 98 42cdcdc4eb5038c7221f3c51c63014b9eb0d9bd6035a84c73647ca3af25f8f44
 keys/log 85 60a3376224cd472fb3c3d5515301c26bea86e1fe2d6cbe1006910d0690a0312f
 lock 21 a07a347ec1b10d5a09447ff17eaac2ecd30d982fd0811c6d34e6db7c22ca5abe
@@ -181,7 +181,7 @@ segments/0000000000000000.seg 20608 fe5a2f4b6ce391deccf244c384939bda3ec20c0b4c3d
 segments/0000000000000000.tiles 568 ec26c7ca98162d8d28329e5524c66c7ab59094466ef75383e2497990f7d74790
 segments/0000000000000001.0.pay 4672 814e564db51982d078b23b92d6f5eddc37688ba54e792beeda42cbd11a72a80f
 segments/0000000000000001.seg 17744 c235a5d6aa4b6ccaef6d367cd4240ce3d1c4f25868bb9f5c7a0f39dc6639888c
-signing-state 16384 98883894b43e910c37452cfc3bf0548cd57601b7b64384b1ac0a1813ded8174a
+signing-state 16384 72bd8cd2ad38861938db8b9e5a0da7d9666cbed6c2823f3cf7911f15d0e8bd5d
 ";
 
 const CHECKPOINT: &str = "\

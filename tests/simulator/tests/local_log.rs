@@ -372,7 +372,7 @@ fn examine(world: &World, (disk, how): (&FakeDisk, How), expected: &Expected, ra
     let mut life = Life { world, disk, expected: &mut expected, random: random.split(), acknowledged };
     let mut log = match world.open(disk) {
         // Making it was interrupted: there is no log, and nobody was told that there is one.
-        Err(LogError::NoLog(_)) if !born => return,
+        Err(LogError::NoLog(_) | LogError::Unfinished(_)) if !born => return,
         other => good("open", other),
     };
     life.opened(&log);
