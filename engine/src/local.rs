@@ -619,7 +619,20 @@ struct Sealer {
     done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
     /// Segments handed over whose seal record has not been asked for.
     waiting: usize,
-    _thread: JoinHandle<()>,
+    /// Dropped last: with the channels gone the thread ends.
+    _thread: Joined,
+}
+
+/// A thread that ends before its owner is gone, so that it never outlives the log's lock.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // A panic in it was told by the channel that it closed.
+            drop(thread.join());
+        }
+    }
 }
 
 impl Sealer {
@@ -641,8 +654,10 @@ impl Sealer {
                     .wait_ended(start.tail.segment)
                     .map_err(LogError::from)
                     .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end, &mut keeper));
-                // Nobody waits any more: the log was dropped, and sealing resumes when it is opened.
-                if report.send(result).is_err() {
+                // A segment that was not sealed has no sealed one behind it.
+                let failed = result.is_err();
+                // Where nobody waits any more, the log was dropped, and sealing resumes when it is opened.
+                if report.send(result).is_err() || failed {
                     return;
                 }
             }
@@ -654,7 +669,7 @@ impl Sealer {
                 source,
             }
         })?;
-        Ok(Self { jobs, done, waiting: 0, _thread: thread })
+        Ok(Self { jobs, done, waiting: 0, _thread: Joined(Some(thread)) })
     }
 
     fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
