@@ -1,6 +1,7 @@
 //! The birth of a log: its directory, keys, policy, first segment, and the genesis record.
 
 use std::io;
+use std::path::Path;
 
 use stele_proof::UnixMillis;
 use stele_proof::checkpoint::Origin;
@@ -8,7 +9,7 @@ use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_proof::policy::{Policy, PolicyBuilder, PolicyRuleError, Threshold};
 
 use crate::directory::{Inventory, LogDirectory, relative};
-use crate::disk::{Access, Disk, DiskLock, Mode, read_small, replace};
+use crate::disk::{Access, Disk, DiskError, DiskLock, Mode, read_small, replace};
 use crate::environment::Environment;
 use crate::error::LogError;
 use crate::frame::{EntryKind, Tail};
@@ -68,12 +69,8 @@ pub(crate) fn create(
         Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    disk.create_directory(&directory.segments())?;
-    disk.create_directory(&directory.keys())?;
+    make_directories(disk, directory)?;
     let lock = take_lock(disk, directory)?;
-    if let Some(parent) = directory.path().parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        disk.sync_directory(parent)?;
-    }
 
     let cosigner_name = format!("{}/site/{}/{}", options.origin.as_str(), options.site, options.node);
     let cosigner_name = KeyName::new(&cosigner_name).map_err(|error| unusable("origin", error))?;
@@ -121,6 +118,24 @@ pub(crate) fn create(
     };
     let membership = Membership { token: log_id, voters: vec![[options.node].into()], nodes: vec![node] };
     Ok((lock, Newborn { genesis, membership }))
+}
+
+/// Makes the directories and flushes each one outside the log that got a new name.
+fn make_directories(disk: &dyn Disk, directory: &LogDirectory) -> Result<(), DiskError> {
+    let mut changed = Vec::new();
+    for path in directory.path().ancestors() {
+        let Some(parent) = path.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        changed.push(parent);
+        match disk.list(parent) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    disk.create_directory(&directory.segments())?;
+    disk.create_directory(&directory.keys())?;
+    changed.into_iter().try_for_each(|parent| disk.sync_directory(parent))
 }
 
 fn unusable(what: &str, error: impl ToString) -> LogError {

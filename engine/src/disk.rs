@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A failed call, with what was tried and on what.
@@ -103,7 +104,7 @@ pub trait DiskFile: Send + Sync {
     /// [`DiskError`] of the failed call.
     fn set_len(&self, len: u64) -> Result<(), DiskError>;
 
-    /// Sets who may read and write; durable when [`DiskFile::sync`] has returned after it.
+    /// Sets who may read and write; durable with the next [`DiskFile::sync`] of this handle.
     ///
     /// # Errors
     /// [`DiskError`] of the failed call.
@@ -243,6 +244,8 @@ struct RealFile {
     file: fs::File,
     path: PathBuf,
     access: Access,
+    /// Whether the mode was set since the last flush.
+    mode_is_set: AtomicBool,
 }
 
 impl RealFile {
@@ -280,7 +283,10 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> Result<(), DiskError> {
-        self.file.sync_data().map_err(self.fail("flush"))
+        // `fdatasync` leaves the mode out (fdatasync(2)).
+        let flushed =
+            if self.mode_is_set.swap(false, Ordering::AcqRel) { self.file.sync_all() } else { self.file.sync_data() };
+        flushed.map_err(self.fail("flush"))
     }
 
     fn set_len(&self, len: u64) -> Result<(), DiskError> {
@@ -288,9 +294,9 @@ impl DiskFile for RealFile {
     }
 
     fn set_mode(&self, mode: Mode) -> Result<(), DiskError> {
-        let permissions = fs::Permissions::from_mode(mode.bits());
-        // `fdatasync` need not write a mode.
-        self.file.set_permissions(permissions).and_then(|()| self.file.sync_all()).map_err(self.fail("set the mode of"))
+        self.file.set_permissions(fs::Permissions::from_mode(mode.bits())).map_err(self.fail("set the mode of"))?;
+        self.mode_is_set.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn status(&self) -> Result<Status, DiskError> {
@@ -318,7 +324,7 @@ impl Disk for RealDisk {
             Access::Create => options.write(true).create_new(true).mode(0o600).open(path),
         };
         let file = opened.map_err(fail(if access == Access::Create { "create" } else { "open" }, path))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned(), access }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), access, mode_is_set: AtomicBool::new(false) }))
     }
 
     fn create_directory(&self, path: &Path) -> Result<(), DiskError> {

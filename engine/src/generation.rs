@@ -15,7 +15,8 @@
 //! | 24 | .. | content | |
 //! | .. | .. | zero | |
 //!
-//! I-GENERATION-1: what was read is never older than what the last returned save wrote.
+//! I-GENERATION-1: what was read is never older than what the last returned save wrote, and nothing
+//! older is read later, crash or not, where it was read by [`GenerationFile::open`].
 
 use std::path::{Path, PathBuf};
 
@@ -60,13 +61,23 @@ impl GenerationFile {
         Ok(Self { file: disk.open(path, Access::Write)?, magic, generation: 2 })
     }
 
-    /// Opens the file and reads the newest content.
+    /// Opens the file and reads the newest content that is durable.
+    ///
+    /// After a kill the newest copy may be in the page cache only, and after a failed flush it may
+    /// never reach the disk: so the file is flushed first and then read past the cache.
     ///
     /// # Errors
     /// [`GenerationError`].
     pub fn open(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<(Self, Vec<u8>), GenerationError> {
-        let (generation, content) = read(disk, path, magic)?;
-        Ok((Self { file: disk.open(path, Access::Write)?, magic, generation }, content))
+        let file = disk.open(path, Access::Write)?;
+        file.sync()?;
+        let mut buffer = vec![0; (PAGES + 2) * PAGE_BYTES];
+        let aligned = buffer.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        let window = &mut buffer[aligned..aligned + (PAGES + 1) * PAGE_BYTES];
+        let read = disk.open(path, Access::ReadDirect)?.read_at(window, 0)?;
+        let (generation, content) =
+            newest(&window[..read], magic).ok_or_else(|| GenerationError::Damaged(path.to_owned()))?;
+        Ok((Self { file, magic, generation }, content))
     }
 
     /// Makes new content durable: two writes, two flushes. A failure is final.

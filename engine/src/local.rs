@@ -647,8 +647,10 @@ impl Sealer {
                     .wait_ended(start.tail.segment)
                     .map_err(LogError::from)
                     .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end, &mut keeper));
-                // Nobody waits any more: the log was dropped, and sealing resumes when it is opened.
-                if report.send(result).is_err() {
+                // A segment that was not sealed has no sealed one behind it.
+                let failed = result.is_err();
+                // Where nobody waits any more, the log was dropped, and sealing resumes when it is opened.
+                if report.send(result).is_err() || failed {
                     return;
                 }
             }

@@ -82,12 +82,10 @@ pub fn seal_segment(
     Ok(body)
 }
 
-/// Sets the mode where an interrupted sealing has not, and makes it durable in any case.
+/// Sets the mode, again where an interrupted sealing has set it and may not have flushed it.
 fn close_for_good(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     let file = disk.open(path, Access::Read)?;
-    if !file.status()?.read_only {
-        file.set_mode(Mode::Sealed)?;
-    }
+    file.set_mode(Mode::Sealed)?;
     file.sync()
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stele_engine::disk::{Access, Disk, DiskError, DiskFile, DiskLock, Locking, Mode, Status};
@@ -270,7 +271,8 @@ impl Disk for FakeDisk {
             }
             Ok(number)
         })?;
-        Ok(Box::new(FakeFile { disk: self.clone(), number, path, access }))
+        let mode_is_set = AtomicBool::new(false);
+        Ok(Box::new(FakeFile { disk: self.clone(), number, path, access, mode_is_set }))
     }
 
     fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
@@ -405,6 +407,8 @@ struct FakeFile {
     number: FileNumber,
     path: PathBuf,
     access: Access,
+    /// Whether the mode was set through this handle since its last flush.
+    mode_is_set: AtomicBool,
 }
 
 impl FakeFile {
@@ -456,6 +460,9 @@ impl DiskFile for FakeFile {
     fn sync(&self) -> Result<(), DiskError> {
         let act = |machine: &mut Machine| {
             machine.sync(self.number);
+            if self.mode_is_set.swap(false, Ordering::AcqRel) {
+                machine.sync_mode(self.number);
+            }
             Ok(())
         };
         self.disk.call_or(Call::Sync, &self.path, (0, 0), act, |machine| machine.lose(self.number))
@@ -468,6 +475,7 @@ impl DiskFile for FakeFile {
     fn set_mode(&self, mode: Mode) -> Result<(), DiskError> {
         let act = |machine: &mut Machine| {
             machine.set_mode(self.number, &self.path, mode);
+            self.mode_is_set.store(true, Ordering::Release);
             Ok(())
         };
         self.disk.call_or(Call::SetMode, &self.path, (0, 0), act, |_| ())

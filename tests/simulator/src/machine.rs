@@ -298,10 +298,14 @@ impl Machine {
 
     pub(crate) fn sync(&mut self, number: FileNumber) {
         let file = self.file_mut(number);
-        file.durable_mode = file.mode;
         if !file.content.is_flushed() {
             Arc::make_mut(&mut file.content).sync();
         }
+    }
+
+    pub(crate) fn sync_mode(&mut self, number: FileNumber) {
+        let file = self.file_mut(number);
+        file.durable_mode = file.mode;
     }
 
     /// A flush that fails. Length and mode stay under way.
