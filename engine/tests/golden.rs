@@ -32,7 +32,7 @@ fn make(environment: &Environment, path: &Path, frame_align: Alignment) -> Strin
     let options = CreateOptions { block_height, frame_align, ..CreateOptions::new(origin) };
     let mut log = LocalLog::create(environment, path, &options).unwrap();
     let attrs = Object::new(vec![("n".to_owned(), Value::Bool(true))]).unwrap();
-    let mut push = |log: &mut LocalLog, number: u64, payload: Option<&[u8]>| {
+    let push = |log: &mut LocalLog, number: u64, payload: Option<&[u8]>| {
         let builder = RecordBuilder {
             ts_ms: UnixMillis::new(1_000_000 + number),
             writer_id: if number.is_multiple_of(3) { "w" } else { "v" },
