@@ -87,9 +87,9 @@ pub fn make_checkpoint(environment: &Environment, path: &Path) -> Result<String,
     // A writer that was killed may have left frames in memory that are on no disk yet.
     for segment in (inventory.sealed.get()..=inventory.last.get()).map(SegmentNumber::new) {
         for part in inventory.payload_parts(segment) {
-            disk.open(&directory.segment_file(SegmentFile::Payloads(segment, part)), Access::Write)?.sync()?;
+            disk.open(&directory.segment_file(SegmentFile::Payloads(segment, part)), Access::Read)?.sync()?;
         }
-        disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Write)?.sync()?;
+        disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?.sync()?;
     }
     let reader = LogReader::open_locked(environment, path)?;
     let head = SignedHead { size: reader.size(), root: reader.root_at(reader.size())? };

@@ -63,6 +63,7 @@ pub mod segment;
 pub mod signing_state;
 pub mod state;
 pub mod store;
+mod sync;
 pub mod tiles;
 pub mod verify;
 pub mod walk;

@@ -246,7 +246,19 @@ impl LogReader {
 
     fn rebuild(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
         let tail = self.start_of(segment)?;
-        let peaks = tree::peaks_at(tail.leaves, self).map_err(flatten)?;
+        if segment >= self.inventory.sealed && tail == self.end.tail {
+            return Err(LogError::damaged(
+                relative(SegmentFile::Frames(segment)),
+                0,
+                None,
+                "the segment holds no frame",
+            ));
+        }
+        // What is being rebuilt is never asked for.
+        let peaks = match segment.get().checked_sub(1).map(SegmentNumber::new) {
+            Some(last) => tree::peaks_at(tail.leaves, &NodesUpTo { reader: self, last }).map_err(flatten)?,
+            None => Vec::new(),
+        };
         let tree = CompactRange::from_peaks(tail.leaves, peaks)
             .map_err(|error| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, error))?;
         let start = SegmentStart { tail, tree };
@@ -262,7 +274,12 @@ impl LogReader {
 
     /// The segment that holds a leaf below the size.
     fn segment_of(&self, leaf: LeafIndex) -> Result<Rc<Tiles>, LogError> {
-        let (mut low, mut high) = (0, self.end.tail.segment.min(self.inventory.last).get());
+        self.segment_up_to(leaf, self.end.tail.segment.min(self.inventory.last))
+    }
+
+    /// The segment that holds a leaf, which is not behind `last`.
+    fn segment_up_to(&self, leaf: LeafIndex, last: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+        let (mut low, mut high) = (0, last.get());
         loop {
             let middle = low + (high - low) / 2;
             let tiles = self.tiles(SegmentNumber::new(middle))?;
@@ -437,11 +454,25 @@ impl NodeReader for LogReader {
     type Error = LogError;
 
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
+        NodesUpTo { reader: self, last: self.end.tail.segment.min(self.inventory.last) }.read_nodes(nodes)
+    }
+}
+
+/// The nodes that segments up to one complete.
+struct NodesUpTo<'r> {
+    reader: &'r LogReader,
+    last: SegmentNumber,
+}
+
+impl NodeReader for NodesUpTo<'_> {
+    type Error = LogError;
+
+    fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
         let tile_hash = |level: u8, index: u64| {
             let beyond =
                 || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
             let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
-            self.segment_of(leaf)?.tile_hash(level, index).ok_or_else(beyond)
+            self.reader.segment_up_to(leaf, self.last)?.tile_hash(level, index).ok_or_else(beyond)
         };
         nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
     }

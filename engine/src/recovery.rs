@@ -80,6 +80,8 @@ pub fn recover(
 }
 
 /// After a kill, frames may be in the page cache and not on disk: flush first, then look.
+///
+/// A payload file may be sealed already where sealing was interrupted, so none is opened for writing.
 fn flush_and_read_slots(
     disk: &dyn Disk,
     directory: &LogDirectory,
@@ -90,12 +92,12 @@ fn flush_and_read_slots(
         let segment = SegmentNumber::new(segment);
         for part in inventory.payload_parts(segment) {
             let name = SegmentFile::Payloads(segment, part);
-            disk.open(&directory.segment_file(name), Access::Write)?.sync()?;
+            disk.open(&directory.segment_file(name), Access::Read)?.sync()?;
         }
         let name = SegmentFile::Frames(segment);
         let path = directory.segment_file(name);
-        disk.open(&path, Access::Write)?.sync()?;
         let file = disk.open(&path, Access::Read)?;
+        file.sync()?;
         read_file_header(file.as_ref(), name)?;
         slots.extend(read_ring(file.as_ref(), segment)?.0);
     }

@@ -9,6 +9,8 @@
 //!
 //! I-SEAL-1: nothing in a sealed file depends on this node or on the time.
 
+use std::path::Path;
+
 use rs_merkle::MerkleTree;
 use stele_proof::digest_tree::Digest;
 use stele_proof::tree;
@@ -72,18 +74,21 @@ pub fn seal_segment(
     }
     let tiles = directory.segment_file(SegmentFile::Tiles(segment));
     replace(disk, &tiles, &reading.tiles, Mode::Sealed)?;
-    if !status.read_only {
-        for part in reading.payloads.keys() {
-            let file = disk.open(&directory.segment_file(SegmentFile::Payloads(segment, *part)), Access::Write)?;
-            file.set_mode(Mode::Sealed)?;
-            file.sync()?;
-        }
-        let file = disk.open(&path, Access::Write)?;
-        file.set_mode(Mode::Sealed)?;
-        file.sync()?;
-        disk.sync_directory(&directory.segments())?;
+    for part in reading.payloads.keys() {
+        close_for_good(disk, &directory.segment_file(SegmentFile::Payloads(segment, *part)))?;
     }
+    close_for_good(disk, &path)?;
+    disk.sync_directory(&directory.segments())?;
     Ok(body)
+}
+
+/// Sets the mode where an interrupted sealing has not, and makes it durable in any case.
+fn close_for_good(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    let file = disk.open(path, Access::Read)?;
+    if !file.status()?.read_only {
+        file.set_mode(Mode::Sealed)?;
+    }
+    file.sync()
 }
 
 /// Cuts the files to what their frames say and clears the ring.
@@ -95,7 +100,12 @@ fn cut(
 ) -> Result<(), DiskError> {
     let segment = start.tail.segment;
     for (part, len) in &reading.payloads {
-        let file = disk.open(&directory.segment_file(SegmentFile::Payloads(segment, *part)), Access::Write)?;
+        let path = directory.segment_file(SegmentFile::Payloads(segment, *part));
+        // Cut before its mode was set, and no longer to be opened for writing.
+        if disk.open(&path, Access::Read)?.status()?.read_only {
+            continue;
+        }
+        let file = disk.open(&path, Access::Write)?;
         file.set_len(*len)?;
         file.sync()?;
     }

@@ -222,7 +222,7 @@ fn read(head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize)
     let tail = Tail {
         alignment: Alignment::new(read_u32(head, 44))?,
         height: BlockHeight::new(head[42])?,
-        segment: segment.next(),
+        segment: SegmentNumber::new(segment.get().checked_add(1)?),
         offset: FRAMES_START,
         payload_part: PayloadPart::FIRST,
         payload_offset: PAYLOADS_START,

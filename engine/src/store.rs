@@ -90,6 +90,7 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    /// Why the store has stopped.
     fn poisoned(&self) -> Poisoned {
         lock(&self.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
     }

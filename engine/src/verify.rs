@@ -8,7 +8,7 @@
 //! | payload slots, padding, gaps | the commitments in the records, zeros |
 //! | a sealed file | its seal record: length, digest, leaves, nodes, digest tree; its flush ring is zero |
 //! | payload files | exact length once sealed; none without a frame that names it |
-//! | tile sidecars | the bytes that the frames give |
+//! | tile sidecars, state files | the bytes that the frames give |
 //! | unsealed files | what the flush ring and the clean mark prove durable ([`crate::recovery`]) |
 //! | `hard-state`, `signing-state` | every copy by itself |
 //! | signing state, `checkpoint` | the root of the tree at their sizes, the policy |
@@ -108,7 +108,7 @@ pub fn verify_log(
     let mut audit = segments::Audit::start(disk, directory, heads.sizes())?;
     audit.run(progress)?;
     heads.compare(&mut audit)?;
-    if audit.walked.tree.size().get() == 0 && audit.findings.is_empty() {
+    if audit.walked.tree.size().get() == 0 && audit.findings.is_empty() && !audit.flushed.writer {
         return Err(LogError::NoLog(directory.path().to_owned()));
     }
     Ok(LogReport {

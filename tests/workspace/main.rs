@@ -1,6 +1,7 @@
 //! What must hold of the workspace as a whole.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it skipped")]
 
 mod arrows;
+mod full_disk;
 mod quickstart;

@@ -335,9 +335,11 @@ impl Feed<'_> {
         if !self.arguments.json {
             return Ok(());
         }
-        for receipt in &receipts {
-            streams.line(format_args!("{{\"index\":{},\"self_hash\":\"{}\"}}", receipt.index, receipt.self_hash))?;
+        let mut lines = Vec::with_capacity(receipts.len() * 112);
+        for Receipt { index, self_hash } in &receipts {
+            lines.extend_from_slice(format!("{{\"index\":{index},\"self_hash\":\"{self_hash}\"}}\n").as_bytes());
         }
+        streams.bytes(&lines)?;
         streams.flush()
     }
 }

@@ -8,7 +8,7 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, quickstart, read, record, segment, tlog};
+use crate::{append, completions, init, keys, note, prove, quickstart, read, record, segment, tlog, verify};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -26,6 +26,7 @@ Examples:
   stele init --log audit --origin example.com/audit
   stele append --log audit --stream app --writer host-1 --kind Line app.log
   stele prove --log audit 1 -o 1.tlog-proof
+  stele verify log audit
   stele record check < record.json
   stele keys generate --name example.com/log -o log.key
   stele note verify --key VKEY checkpoint
@@ -62,6 +63,9 @@ pub enum Command {
     /// List, inspect and seal the segments of a log.
     #[command(subcommand)]
     Segment(segment::Command),
+    /// Verify a log, a segment file or a proof, offline.
+    #[command(subcommand)]
+    Verify(verify::Command),
     /// Hash, check or bring into canonical form one record.
     #[command(subcommand)]
     Record(record::Command),
@@ -94,6 +98,7 @@ impl Command {
             Self::Prove(arguments) => prove::run_prove(&arguments, environment, streams),
             Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
             Self::Segment(command) => segment::run(&command, environment, streams),
+            Self::Verify(command) => verify::run(&command, environment, streams),
             Self::Record(command) => record::run(command, streams),
             Self::Tlog(command) => tlog::run(command, streams),
             Self::Note(command) => note::run(command, streams),

@@ -14,6 +14,7 @@
 //! | [`read`] | `stele read`, `stele tail`: records out of a log |
 //! | [`prove`] | `stele checkpoint`, `stele prove`, `stele consistency` |
 //! | [`segment`] | `stele segment`: the files of a log |
+//! | [`verify`] | `stele verify`: logs, segment files and proofs, offline |
 //! | [`completions`] | `stele completions` |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
 //! | [`note`] | `stele note`: signed notes |
@@ -34,6 +35,7 @@ pub mod record;
 pub mod segment;
 pub mod stream;
 pub mod tlog;
+pub mod verify;
 
 pub use exit::{Exit, Failure};
 pub use stream::Streams;

@@ -9,7 +9,7 @@ use stele_tools::{Streams, cli};
 fn main() -> ExitCode {
     // Standard error is not held: a thread that panics must be able to say so.
     let input = Box::new(io::BufReader::new(io::stdin()));
-    let (mut output, mut errors) = (io::BufWriter::new(io::stdout().lock()), io::stderr());
+    let (mut output, mut errors) = (io::stdout().lock(), io::stderr());
     let mut streams = Streams::new(input, &mut output, &mut errors);
     ExitCode::from(cli::main(env::args_os(), &mut streams).code())
 }

@@ -15,6 +15,9 @@ use stele_proof::record::{FINISH_BYTES, Record};
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 
+/// Output is handed over in pieces of about this size.
+const OUTPUT_BYTES: usize = 64 * 1024;
+
 /// How records are printed.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Form {
@@ -137,13 +140,17 @@ fn print(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let payloads = if form.payload { Payloads::Read } else { Payloads::Leave };
-    let mut line = Vec::new();
+    let mut lines = Vec::new();
     let done = reader.read::<Failure>(first, end, payloads, &mut |read| {
-        line.clear();
-        write(&read, form, &mut line)?;
-        streams.bytes(&line)
+        write(&read, form, &mut lines)?;
+        if lines.len() >= OUTPUT_BYTES {
+            streams.bytes(&lines)?;
+            lines.clear();
+        }
+        Ok(())
     });
     // What was read before a damaged record is good, and is handed out first.
+    streams.bytes(&lines)?;
     streams.flush()?;
     done
 }

@@ -11,7 +11,7 @@ use stele_engine::local::LocalLog;
 use stele_engine::number::SegmentNumber;
 use stele_engine::reader::LogReader;
 use stele_engine::seal::digest_of;
-use stele_engine::segment::SegmentFile;
+use stele_engine::segment::{LeafRange, SegmentFile};
 
 use crate::append::tell_torn;
 use crate::exit::{Exit, Failure};
@@ -89,7 +89,13 @@ fn look_at(reader: &LogReader, environment: &Environment, number: SegmentNumber)
     let inventory = reader.inventory();
     let path = reader.directory().segment_file(SegmentFile::Frames(number));
     let status = environment.disk.open(&path, Access::Read).and_then(|file| file.status());
-    let tiles = reader.segment(number)?;
+    let end = &reader.end().tail;
+    // The open segment may not hold a frame yet, and then there is nothing to compute.
+    let leaves = if number == end.segment && end.segment_is_empty() {
+        LeafRange { first: end.leaves.next_leaf(), end: end.leaves.next_leaf() }
+    } else {
+        reader.segment(number)?.leaves()
+    };
     let state = if number < inventory.sealed {
         "sealed"
     } else if number < reader.end().tail.segment {
@@ -100,8 +106,8 @@ fn look_at(reader: &LogReader, environment: &Environment, number: SegmentNumber)
     Ok(Listed {
         number,
         state,
-        first_leaf: tiles.leaves().first.get(),
-        records: tiles.leaves().len(),
+        first_leaf: leaves.first.get(),
+        records: leaves.len(),
         bytes: status.map_err(|error| anyhow!(error))?.len,
     })
 }
@@ -133,7 +139,13 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
         return Err(Failure::new(Exit::NotFound, anyhow!(why)));
     }
     let Listed { state, first_leaf, records, bytes, .. } = look_at(&reader, environment, number)?;
-    let tiles = reader.segment(number)?;
+    let end = &reader.end().tail;
+    let (first_index, entries) = if number == end.segment && end.segment_is_empty() {
+        (end.next_index.get(), 0)
+    } else {
+        let tiles = reader.segment(number)?;
+        (tiles.first_index().get(), u64::from(tiles.frame_count()))
+    };
     let directory = LogDirectory::new(&arguments.log);
     let path = directory.segment_file(SegmentFile::Frames(number));
     let digest = if state == "sealed" {
@@ -144,7 +156,6 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
     };
     let payloads: Vec<String> =
         reader.inventory().payload_parts(number).map(|part| SegmentFile::Payloads(number, part).name()).collect();
-    let (first_index, entries) = (tiles.first_index().get(), u64::from(tiles.frame_count()));
     if arguments.json {
         return streams.line(serde_json::json!({
             "segment": number.get(), "state": state, "file": SegmentFile::Frames(number).name(), "bytes": bytes,

@@ -1,6 +1,7 @@
 //! The parts of a segment's files that no frame answers for: header, ring, length, further files.
 
 use std::io;
+use std::path::Path;
 
 use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
 use crate::disk::{Access, Disk, read_up_to};
@@ -111,8 +112,8 @@ pub(super) fn payload_tails(
     Ok(notes)
 }
 
-/// How a tile sidecar stands to the one that the frames give.
-pub(super) enum Sidecar {
+/// How a derived file stands to what it is derived from.
+pub(super) enum Derived {
     /// Byte for byte the same.
     Good,
     /// There is none.
@@ -121,28 +122,22 @@ pub(super) enum Sidecar {
     Damaged(Damage),
 }
 
-/// Compares the stored sidecar.
+/// Compares a stored derived file with what it must be; `file` is how findings name it.
 ///
 /// # Errors
 /// [`LogError`] of a failed call.
-pub(super) fn check_sidecar(
-    disk: &dyn Disk,
-    directory: &LogDirectory,
-    reading: &SegmentReading,
-) -> Result<Sidecar, LogError> {
-    let name = SegmentFile::Tiles(reading.segment);
-    let file = match disk.open(&directory.segment_file(name), Access::Read) {
-        Ok(file) => file,
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(Sidecar::Missing),
+pub(super) fn check_derived(disk: &dyn Disk, path: &Path, file: String, computed: &[u8]) -> Result<Derived, LogError> {
+    let stored = match disk.open(path, Access::Read) {
+        Ok(stored) => read_up_to(stored.as_ref(), 0, computed.len() + 1)?,
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(Derived::Missing),
         Err(error) => return Err(error.into()),
     };
-    let stored = read_up_to(file.as_ref(), 0, reading.tiles.len() + 1)?;
-    if stored == reading.tiles {
-        return Ok(Sidecar::Good);
+    if stored == computed {
+        return Ok(Derived::Good);
     }
-    let same = stored.iter().zip(&reading.tiles).take_while(|(stored, computed)| stored == computed).count();
-    let what = "the tile sidecar is not what the frames give; it is derived: remove it, and it is computed anew";
-    Ok(Sidecar::Damaged(damage(name, same as u64, what)))
+    let same = stored.iter().zip(computed).take_while(|(stored, computed)| stored == computed).count();
+    let what = "the file is not what the frames give; it is derived: remove it, and it is computed anew".to_owned();
+    Ok(Derived::Damaged(Damage { file, offset: same as u64, leaf: None, what }))
 }
 
 /// Payload files that exist and that no frame names.

@@ -3,18 +3,20 @@
 use stele_proof::LeafIndex;
 use stele_proof::record::{Record, Salt, SelfHash};
 
-use crate::chains::{Chains, MAX_CHAINS};
+use crate::chains::MAX_CHAINS;
 use crate::number::{Alignment, BlockHeight};
+use crate::read_back::SegmentReading;
 use crate::reserved::{
     CHECKPOINT_PUBLISHED_KIND, CHECKPOINTS_STREAM, GENESIS_KIND, Genesis, LOG_STREAM, SEGMENT_SEALED_KIND,
     SEGMENTS_STREAM, SegmentSealed, WRITER,
 };
+use crate::state::StateKeeper;
 
 /// Follows the records of a log.
 pub(super) struct RecordAudit {
     alignment: Alignment,
     height: BlockHeight,
-    chains: Chains,
+    keeper: StateKeeper,
     /// Whether records are missing before, so that a chain may begin anywhere.
     broken: bool,
     /// What genesis says, once it was seen.
@@ -26,19 +28,34 @@ pub(super) struct RecordAudit {
 impl RecordAudit {
     /// Before the first record of a log.
     pub(super) fn new(alignment: Alignment, height: BlockHeight) -> Self {
-        let chains = Chains::new(MAX_CHAINS);
-        Self { alignment, height, chains, broken: false, genesis: None, sealed: Vec::new() }
+        let keeper = StateKeeper::new(MAX_CHAINS);
+        Self { alignment, height, keeper, broken: false, genesis: None, sealed: Vec::new() }
     }
 
     /// How many chains were seen.
     pub(super) const fn chains(&self) -> u64 {
-        self.chains.len() as u64
+        self.keeper.chains.len() as u64
     }
 
     /// Goes on behind records that are missing.
     pub(super) fn skip(&mut self) {
-        self.chains = Chains::new(MAX_CHAINS);
+        self.keeper = StateKeeper::new(MAX_CHAINS);
         self.broken = true;
+    }
+
+    /// Takes note that a segment has ended; answers its state file where one is due, and `None` where none
+    /// is or that is not known, because records are missing before.
+    pub(super) fn end_segment(&mut self, reading: &SegmentReading) -> Option<Vec<u8>> {
+        if let Some(membership) = &reading.membership {
+            self.keeper.membership.clone_from(membership);
+        }
+        let state = self.keeper.end_segment(reading.file_bytes, &reading.end, &reading.tree);
+        state.filter(|_| !self.broken)
+    }
+
+    /// Whether records are missing before.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Takes the next record, and its payload slot where payloads are read.
@@ -55,12 +72,13 @@ impl RecordAudit {
         if leaf.get() == 0 || record.is_reserved() {
             self.reserved(leaf, record, slot.get(Salt::LEN..).unwrap_or_default())?;
         }
-        let unknown = self.chains.head(record.stream().escaped(), record.writer_id().escaped()).is_none();
+        let chains = &mut self.keeper.chains;
+        let unknown = chains.head(record.stream().escaped(), record.writer_id().escaped()).is_none();
         if self.broken && unknown {
-            self.chains.restart(record, self_hash, leaf);
+            chains.restart(record, self_hash, leaf);
             return Ok(());
         }
-        self.chains.advance(record, self_hash, leaf).map_err(|error| error.to_string())
+        chains.advance(record, self_hash, leaf).map_err(|error| error.to_string())
     }
 
     fn reserved(&mut self, leaf: LeafIndex, record: &Record<'_>, body: &[u8]) -> Result<(), String> {

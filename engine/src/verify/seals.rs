@@ -50,7 +50,11 @@ impl Seals {
     pub(super) fn recorded(&mut self, leaf: LeafIndex, record: &SegmentSealed) -> Option<Damage> {
         match self.waiting.remove(&record.segment) {
             Some(Ended::Good(found)) => {
-                let field = difference(&found, record)?;
+                let field = difference(&found, record).or_else(|| {
+                    // What a state file adds up is not known where records are missing.
+                    let same = self.broken || found.state_digest == record.state_digest;
+                    (!same).then_some("state file")
+                })?;
                 let what = format!("the segment is not what its seal record, record {leaf}, says: {field}");
                 let leaf = Some(found.leaves.first);
                 Some(Damage { leaf, ..damage(SegmentFile::Frames(record.segment), 0, &what) })
@@ -80,7 +84,8 @@ impl Seals {
             let name = SegmentFile::Frames(segment);
             if self.broken || !late {
                 let name = crate::directory::relative(name);
-                notes.push(format!("{name} has no seal record yet, so its digest was compared with nothing"));
+                let why = if self.broken { "has no seal record among those read" } else { "has no seal record yet" };
+                notes.push(format!("{name} {why}, so its digest was compared with nothing"));
             } else {
                 let what = "the segment has no seal record, though two more blocks were filled since";
                 findings.push(Damage { leaf: Some(found.leaves.first), ..damage(name, 0, what) });
@@ -101,4 +106,80 @@ fn difference(found: &SegmentSealed, record: &SegmentSealed) -> Option<&'static 
         ("file digest", found.file_digest == record.file_digest),
     ];
     same.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
+}
+
+#[cfg(test)]
+mod tests {
+    use stele_proof::digest_tree::Digest;
+
+    use super::*;
+    use crate::number::RaftIndex;
+    use crate::segment::LeafRange;
+
+    const HEIGHT: u8 = 8;
+
+    /// What a seal record says otherwise.
+    type Change<'c> = &'c dyn Fn(&mut SegmentSealed);
+
+    fn body(segment: u64, end: u64) -> SegmentSealed {
+        SegmentSealed {
+            segment: SegmentNumber::new(segment),
+            file_bytes: 20_480,
+            file_digest: Digest::of(b"file"),
+            leaves: LeafRange { first: LeafIndex::new(0), end: LeafIndex::new(end) },
+            first_index: RaftIndex::new(0),
+            last_index: RaftIndex::new(3),
+            digest_root: None,
+            nodes: Vec::new(),
+            state_digest: None,
+            payload_parts: 0,
+        }
+    }
+
+    fn finish(seals: Seals, end: u64) -> (Vec<Damage>, Vec<String>) {
+        let (mut findings, mut notes) = (Vec::new(), Vec::new());
+        seals.finish(LeafIndex::new(end), BlockHeight::new(HEIGHT).unwrap(), &mut findings, &mut notes);
+        (findings, notes)
+    }
+
+    #[test]
+    fn a_seal_record_is_missing_once_two_blocks_were_filled_since() {
+        for (end, late) in [(256, false), (768, false), (769, true)] {
+            let mut seals = Seals::default();
+            seals.good(body(0, 256));
+            let (findings, notes) = finish(seals, end);
+            assert_eq!((findings.len(), notes.len()), (usize::from(late), usize::from(!late)), "{end} leaves");
+        }
+        let mut seals = Seals::default();
+        seals.good(body(0, 256));
+        seals.damaged(SegmentNumber::new(1));
+        assert!(finish(seals, 10_000).0.is_empty(), "its record may have been in the damaged segment");
+    }
+
+    #[test]
+    fn every_difference_is_told_and_damage_only_once() {
+        let leaf = LeafIndex::new(300);
+        let recorded = |change: Change<'_>| {
+            let mut seals = Seals::default();
+            seals.good(body(0, 256));
+            let mut record = body(0, 256);
+            change(&mut record);
+            seals.recorded(leaf, &record).map(|damage| damage.what)
+        };
+        assert_eq!(recorded(&|_| ()), None);
+        let changes: [(&str, Change<'_>); 5] = [
+            ("file length", &|record| record.file_bytes += 8),
+            ("file digest", &|record| record.file_digest = Digest::of(b"other")),
+            ("raft indexes", &|record| record.last_index = record.last_index.next()),
+            ("payload parts", &|record| record.payload_parts += 1),
+            ("state file", &|record| record.state_digest = Some(Digest::of(b"state"))),
+        ];
+        for (field, change) in changes {
+            assert!(recorded(change).is_some_and(|what| what.ends_with(field)), "{field}");
+        }
+        let mut seals = Seals::default();
+        assert!(seals.recorded(leaf, &body(0, 256)).is_some(), "no such segment has ended");
+        seals.damaged(SegmentNumber::new(0));
+        assert!(seals.recorded(leaf, &body(0, 1)).is_none());
+    }
 }

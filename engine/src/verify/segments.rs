@@ -1,8 +1,9 @@
 //! The walk over all segments, one at a time, from the first frame to the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use stele_proof::digest_tree::Digest;
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize};
 
@@ -14,13 +15,14 @@ use crate::number::SegmentNumber;
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::recovery::decide;
+use crate::reserved::SegmentSealed;
 use crate::scan::{FrameScanner, Seen};
 use crate::seal::describe;
 use crate::segment::SegmentFile;
 use crate::tiles::Tiles;
 
 use super::Progress;
-use super::files::{Sidecar, check_headers, check_sealed, check_sidecar, damage, or_damage, payload_tails};
+use super::files::{Derived, check_derived, check_headers, check_sealed, damage, or_damage, payload_tails};
 use super::flush::Flushed;
 use super::records::RecordAudit;
 use super::seals::Seals;
@@ -40,6 +42,8 @@ pub(super) struct Audit<'a> {
     pub(super) walked: SegmentStart,
     /// Whether the walk had to stop before the end of the log.
     pub(super) stopped: bool,
+    /// Segments that have a state file.
+    states: BTreeSet<SegmentNumber>,
     missing_sidecars: u64,
     pub(super) bytes: u64,
     pub(super) findings: Vec<Damage>,
@@ -96,6 +100,7 @@ impl<'a> Audit<'a> {
             roots: sizes.into_iter().map(|size| (size, None)).collect(),
             walked: SegmentStart { tail, tree: CompactRange::new() },
             stopped: false,
+            states: BTreeSet::new(),
             missing_sidecars: 0,
             bytes: 0,
             findings,
@@ -121,6 +126,7 @@ impl<'a> Audit<'a> {
         }
         progress(Progress { bytes: self.bytes.min(total), total });
         self.check_successor()?;
+        self.check_states()?;
         let end = self.walked.tree.size().next_leaf();
         let height = self.survey.inventory.height;
         std::mem::take(&mut self.seals).finish(end, height, &mut self.findings, &mut self.notes);
@@ -157,16 +163,17 @@ impl<'a> Audit<'a> {
             Some(damage) => {
                 self.findings.push(damage);
                 self.seals.damaged(segment);
+                self.end_segment(&reading)?;
             }
-            None => self.seals.good(describe(disk, directory, &self.walked, &reading)?),
+            None => self.good(&reading)?,
         }
         if !disk.open(&directory.segment_file(name), Access::Read)?.status()?.read_only {
             self.notes.push(format!("{} is sealed and should be read-only (mode 0444)", relative(name)));
         }
-        match check_sidecar(disk, directory, &reading)? {
-            Sidecar::Good => {}
-            Sidecar::Missing => self.missing_sidecars += 1,
-            Sidecar::Damaged(damage) => self.findings.push(damage),
+        match self.check_sidecar(&reading)? {
+            Derived::Good => {}
+            Derived::Missing => self.missing_sidecars += 1,
+            Derived::Damaged(damage) => self.findings.push(damage),
         }
         self.advance(&reading)?;
         Ok(true)
@@ -205,19 +212,63 @@ impl<'a> Audit<'a> {
 
     fn finish_unsealed(&mut self, reading: &SegmentReading, ended: bool) -> Result<(), LogError> {
         let (disk, directory, inventory) = (self.disk, self.directory, &self.survey.inventory);
-        if let Some(damage) = check_headers(disk, directory, inventory, reading)? {
-            self.findings.push(damage);
+        if !self.seals.is_damaged(reading.segment) {
+            if let Some(damage) = check_headers(disk, directory, inventory, reading)? {
+                self.findings.push(damage);
+            }
+            if !self.flushed.writer {
+                self.notes.extend(payload_tails(disk, directory, inventory, reading)?);
+            }
+            if ended {
+                self.good(reading)?;
+            }
         }
-        if !self.flushed.writer {
-            self.notes.extend(payload_tails(disk, directory, inventory, reading)?);
-        }
-        if ended && !self.seals.is_damaged(reading.segment) {
-            self.seals.good(describe(disk, directory, &self.walked, reading)?);
-        }
-        if ended && let Sidecar::Damaged(damage) = check_sidecar(disk, directory, reading)? {
+        if ended && let Derived::Damaged(damage) = self.check_sidecar(reading)? {
             self.findings.push(damage);
         }
         self.advance(reading)
+    }
+
+    /// Keeps what the seal record of a segment must say.
+    fn good(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
+        let body = describe(self.disk, self.directory, &self.walked, reading)?;
+        let state_digest = self.end_segment(reading)?;
+        self.seals.good(SegmentSealed { state_digest, ..body });
+        Ok(())
+    }
+
+    /// Looks at the state file of a segment, where one is due, and answers its digest.
+    fn end_segment(&mut self, reading: &SegmentReading) -> Result<Option<Digest>, LogError> {
+        let Some(state) = self.records.end_segment(reading) else { return Ok(None) };
+        self.states.insert(reading.segment);
+        let path = self.directory.state(reading.segment);
+        match check_derived(self.disk, &path, state_name(reading.segment), &state)? {
+            Derived::Good | Derived::Missing => {}
+            Derived::Damaged(damage) => self.findings.push(damage),
+        }
+        Ok(Some(Digest::of(&state)))
+    }
+
+    fn check_sidecar(&self, reading: &SegmentReading) -> Result<Derived, LogError> {
+        let name = SegmentFile::Tiles(reading.segment);
+        check_derived(self.disk, &self.directory.segment_file(name), relative(name), &reading.tiles)
+    }
+
+    /// A log is opened from its newest state file: there must be none that was not due.
+    fn check_states(&mut self) -> Result<(), LogError> {
+        let names = match self.disk.list(&self.directory.states()) {
+            Ok(names) => names,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for segment in names.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()).map(SegmentNumber::new) {
+            let walked = segment < self.walked.tail.segment || !self.flushed.writer;
+            if walked && !self.records.is_broken() && !self.states.contains(&segment) {
+                let what = "no state file was due for this segment; it is derived: remove it".to_owned();
+                self.findings.push(Damage { file: state_name(segment), offset: 0, leaf: None, what });
+            }
+        }
+        Ok(())
     }
 
     /// Finds the last readable frame of the segment at hand.
@@ -391,4 +442,9 @@ impl<'a> Audit<'a> {
         }
         Ok(())
     }
+}
+
+/// How findings name a state file.
+fn state_name(segment: SegmentNumber) -> String {
+    format!("state/{:016x}", segment.get())
 }

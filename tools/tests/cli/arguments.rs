@@ -9,7 +9,7 @@ const NONE: &[u8] = b"";
 #[test]
 fn help_names_every_command_and_exit_code() {
     let help = stele(&["--help"], NONE).output();
-    for name in ["record", "tlog", "note", "keys", "completions"] {
+    for name in ["verify", "record", "tlog", "note", "keys", "completions"] {
         assert!(help.contains(&format!("\n  {name} ")), "{name} is missing in:\n{help}");
     }
     for code in 0..=7 {
@@ -46,13 +46,15 @@ fn version_is_that_of_the_package() {
 
 #[test]
 fn wrong_arguments_end_with_2_and_the_usage() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (&[], "the command is missing"),
         (&["record"], "the command is missing"),
         (&["recrod"], "'recrod'"),
         (&["record", "hash", "file"], "'file'"),
         (&["tlog", "inclusion", "--fast"], "'--fast'"),
         (&["note", "verify", "checkpoint"], "--key"),
+        (&["verify", "log"], "<DIR>"),
+        (&["verify", "proof", "p", "--record", "r"], "--policy"),
         (&["keys", "generate", "--name", "a", "-o", "b", "--type", "witness"], "'witness'"),
     ];
     for (arguments, word) in cases {

@@ -9,3 +9,4 @@ mod pipe;
 mod record;
 mod stele;
 mod tlog;
+mod verify;
