@@ -8,6 +8,7 @@ use stele_engine::checkpointing::{make_checkpoint, stored_checkpoint};
 use stele_engine::directory::LogDirectory;
 use stele_engine::disk::{Mode, replace};
 use stele_engine::environment::Environment;
+use stele_engine::reader::LogReader;
 use stele_proof::checkpoint::Checkpoint;
 use stele_proof::note::Note;
 use stele_proof::proof_file::ProofFile;
@@ -80,9 +81,9 @@ pub fn run_checkpoint(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let size = open(environment, &arguments.log, streams)?.size();
+    let reader = open(environment, &arguments.log, streams)?;
     let text = match stored_checkpoint(environment.disk.as_ref(), &LogDirectory::new(&arguments.log)) {
-        Ok(Some((text, checkpoint))) if checkpoint.size == size => text,
+        Ok(Some((text, checkpoint))) if checkpoint.size == reader.size() && fits(&checkpoint, &reader)? => text,
         _ => make_checkpoint(environment, &arguments.log)?,
     };
     streams.bytes(text.as_bytes())
@@ -118,7 +119,18 @@ pub fn prove(
     let covers = |size: TreeSize, readable: TreeSize| size.contains(index) && size <= readable;
     let stored = stored_checkpoint(environment.disk.as_ref(), &LogDirectory::new(log)).ok().flatten();
     let (text, size) = match stored {
-        Some((text, checkpoint)) if covers(checkpoint.size, reader.size()) => (text, checkpoint.size),
+        Some((text, checkpoint)) if covers(checkpoint.size, reader.size()) => {
+            if !fits(&checkpoint, &reader)? {
+                let why = anyhow!(
+                    "the stored checkpoint has another origin or root than the log at {} records: look at the log with \
+                     `stele verify log`, then put the right file in the place of {}",
+                    checkpoint.size,
+                    LogDirectory::new(log).checkpoint().display()
+                );
+                return Err(Failure::new(Exit::Unverified, why));
+            }
+            (text, checkpoint.size)
+        }
         _ => {
             if !reader.size().contains(index) {
                 let why = format!("there is no record {index}: the log holds {}", reader.size());
@@ -132,6 +144,12 @@ pub fn prove(
     };
     let hashes = reader.prove_inclusion(index, size)?;
     ProofFile::new(None, index, hashes, text).map_err(|error| anyhow!(error).into())
+}
+
+/// Whether a checkpoint is about these records; it covers no more than can be read.
+fn fits(checkpoint: &Checkpoint, reader: &LogReader) -> Result<bool, Failure> {
+    let same_origin = checkpoint.origin.as_str() == reader.genesis().origin;
+    Ok(same_origin && checkpoint.root == reader.root_at(checkpoint.size)?)
 }
 
 fn size_of(checkpoint: &str) -> Result<TreeSize, Failure> {

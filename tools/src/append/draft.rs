@@ -68,8 +68,14 @@ fn push_finished(
         let why = "field `self_hash`: a finished record is canonical, with `self_hash` as its last key";
         return Err(LineError::Refused(why.to_owned()));
     };
-    let mut finished = line[..end + last.len()].to_vec();
-    finished.push(b'}');
+    let (record, rest) = line.split_at(end + last.len());
+    let siblings = [b"{", rest.strip_prefix(b",").unwrap_or(rest)].concat();
+    let siblings = parse_object(&siblings).map_err(|error| LineError::Refused(error.to_string()))?;
+    if let Some((name, _)) = siblings.members().iter().find(|(name, _)| name != "payload" && name != "salt") {
+        let why = "only `payload` and `salt` may follow `self_hash`";
+        return Err(LineError::Refused(format!("field `{name}`: {why}")));
+    }
+    let finished = [record, b"}"].concat();
     let salt = match (&payload, salt) {
         (None, None) => Salt::ZERO,
         (Some(_), Some(salt)) => Salt::new(

@@ -1,5 +1,6 @@
 //! Black-box tests of `stele`: what it prints, how it ends, and what it says when it refuses.
 
+mod append;
 mod arguments;
 mod keys;
 mod note;
