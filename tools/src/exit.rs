@@ -14,6 +14,7 @@
 use core::fmt;
 use std::io;
 
+use stele_engine::disk::DiskError;
 use stele_engine::error::LogError;
 use stele_engine::generation::GenerationError;
 use stele_engine::signing_state::SigningError;
@@ -112,7 +113,15 @@ impl From<LogError> for Failure {
             | LogError::Signing(SigningError::Backwards { .. } | SigningError::OtherRoot { .. }) => Exit::Unverified,
             _ => Exit::Failed,
         };
-        Self::new(exit, error)
+        // The sentence holds its causes already.
+        Self::new(exit, anyhow::anyhow!("{error}"))
+    }
+}
+
+impl From<DiskError> for Failure {
+    /// A file that cannot be read or written.
+    fn from(error: DiskError) -> Self {
+        LogError::from(error).into()
     }
 }
 

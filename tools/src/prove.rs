@@ -168,7 +168,7 @@ pub fn write_file(environment: &Environment, path: &Path, bytes: &[u8]) -> Resul
     } else {
         path.to_owned()
     };
-    replace(environment.disk.as_ref(), &path, bytes, Mode::Public).map_err(|error| anyhow!(error).into())
+    Ok(replace(environment.disk.as_ref(), &path, bytes, Mode::Public)?)
 }
 
 /// Prints a consistency proof.

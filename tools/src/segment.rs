@@ -103,13 +103,7 @@ fn look_at(reader: &LogReader, environment: &Environment, number: SegmentNumber)
     } else {
         "active"
     };
-    Ok(Listed {
-        number,
-        state,
-        first_leaf: leaves.first.get(),
-        records: leaves.len(),
-        bytes: status.map_err(|error| anyhow!(error))?.len,
-    })
+    Ok(Listed { number, state, first_leaf: leaves.first.get(), records: leaves.len(), bytes: status?.len })
 }
 
 fn list(arguments: &ListArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
@@ -149,8 +143,8 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
     let directory = LogDirectory::new(&arguments.log);
     let path = directory.segment_file(SegmentFile::Frames(number));
     let digest = if state == "sealed" {
-        let file = environment.disk.open(&path, Access::Read).map_err(|error| anyhow!(error))?;
-        Some(digest_of(file.as_ref()).map_err(|error| anyhow!(error))?.to_string())
+        let file = environment.disk.open(&path, Access::Read)?;
+        Some(digest_of(file.as_ref())?.to_string())
     } else {
         None
     };

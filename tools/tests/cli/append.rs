@@ -193,10 +193,10 @@ fn a_finished_record_that_does_not_fit_is_refused_by_name() {
         assert_ne!(prev, hash);
         finish(finished[2], &|record| record.replace("\"seq\":3", "\"seq\":4"))
     };
-    let wrong_hash = finished[2].replace("\"self_hash\":\"b3:", "\"self_hash\":\"b3:0").replacen("0", "0", 1);
+    let wrong_hash = finished[2].replace("\"self_hash\":\"b3:", "\"self_hash\":\"b3:0");
     let wrong_hash = format!("{}\"}}", &wrong_hash[..wrong_hash.len() - 3]);
     let reordered = finished[0].replace("{\"v\":1,", "{").replace(",\"self_hash\"", ",\"v\":1,\"self_hash\"");
-    let more = finished[0].replace("\"}", "\",\"extra\":1}").replace("},", "},");
+    let more = finished[0].replace("\"}", "\",\"extra\":1}");
     let payload = format!("{},\"payload\":\"aGk=\"}}", finished[0].strip_suffix('}').unwrap());
     for (line, words) in [
         (&other, &["line 2", "Tamper: record 2"][..]),

@@ -1,5 +1,7 @@
 //! Black-box tests of `stele`: what it prints, how it ends, and what it says when it refuses.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip")]
+
 mod append;
 mod arguments;
 mod keys;
