@@ -6,7 +6,7 @@ use stele_engine::generation::{GenerationFile, MAX_CONTENT_BYTES, read};
 use stele_engine::hard_state::{HardStateFile, MAX_PEERS, read_hard_state};
 use stele_engine::number::SegmentNumber;
 use stele_engine::ring::{RingState, Slot, read_ring};
-use stele_engine::segment::{FileHeader, PAGE_BYTES, RING_SLOTS, SegmentFile};
+use stele_engine::segment::{FileHeader, PAGE_BYTES, SegmentFile};
 use stele_engine::signing_state::{SigningStateFile, read_signed_head};
 use stele_engine::state;
 use stele_engine::tiles::{Tiles, TilesBuilder};
@@ -40,7 +40,7 @@ pub(crate) fn file_header(data: &[u8]) {
 
 /// The flush ring: three pages, each a third of the input filled up with zeros.
 pub(crate) fn ring(data: &[u8]) {
-    let pages: [Vec<u8>; RING_SLOTS as usize] = pages(data);
+    let pages: [Vec<u8>; 3] = pages(data);
     let segment = SegmentNumber::new(number(data, 16));
     for pages in [pages.each_ref().map(|page| sealed(page)), pages] {
         let file = MemoryFile::new([vec![0; PAGE_BYTES], pages.concat()].concat());
