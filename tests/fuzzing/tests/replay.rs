@@ -2,6 +2,8 @@
 //!
 //! `STELE_FUZZ_ROUNDS` is the number of changes tried per file; `STELE_FUZZ_SEED` repeats a run.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
