@@ -31,7 +31,7 @@
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::batch::{Batch, BatchError, MAX_PAYLOAD_BYTES, MAX_RECORDS};
-use crate::number::{Alignment, BlockHeight, Offset, RaftIndex, SegmentNumber, Term};
+use crate::number::{Alignment, BlockHeight, LIMIT, Offset, RaftIndex, SegmentNumber, Term};
 use crate::segment::{FRAMES_START, FileHeader, MAX_PART_BYTES, PAYLOADS_START, PayloadPart, PayloadPlace};
 
 /// Bytes of a frame header.
@@ -241,6 +241,9 @@ impl FrameHeader {
         if header.leaf_count as usize > MAX_RECORDS || header.first_leaf.checked_add(leaves).is_none() {
             return Err(FrameFault::Field("leaf count"));
         }
+        if header.index.get() >= LIMIT || header.term.get() >= LIMIT || header.first_leaf.get() >= LIMIT {
+            return Err(FrameFault::Field("index, term or first leaf"));
+        }
         Ok(header)
     }
 
@@ -341,7 +344,6 @@ impl Tail {
     /// The tail before the first frame of a segment, taken from that frame: what it says about the frames
     /// before it is on trust. `None` where no log has such a frame.
     pub fn before_first(file: &FileHeader, first: &FrameHeader) -> Option<Self> {
-        const LIMIT: u64 = 1 << 62;
         let possible = first.index.get() < LIMIT && first.first_leaf.get() < LIMIT;
         possible.then_some(Self {
             segment: file.segment,

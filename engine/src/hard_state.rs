@@ -22,7 +22,7 @@ use std::path::Path;
 use crate::disk::{Disk, DiskError};
 use crate::frame::read_u64;
 use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read};
-use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber, Term};
+use crate::number::{Group, LIMIT, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 
 pub(crate) const MAGIC: [u8; 8] = *b"STELHARD";
 const PEERS_START: usize = 64;
@@ -128,7 +128,8 @@ impl HardState {
             clean: (head[17] == 1).then_some(clean),
             peers: peers.as_chunks::<PEER_BYTES>().0.iter().map(|bytes| peer(bytes)).collect(),
         };
-        (state.peers.len() <= MAX_PEERS && state.encode() == bytes).then_some(state)
+        let possible = state.incarnation < LIMIT && state.vote.term.get() < LIMIT;
+        (state.peers.len() <= MAX_PEERS && possible && state.encode() == bytes).then_some(state)
     }
 }
 

@@ -2,6 +2,10 @@
 
 use core::fmt;
 
+/// No count, position or number that was ever written is as large: what is read from disk stays below, so
+/// that going on from it cannot overflow.
+pub const LIMIT: u64 = 1 << 62;
+
 stele_proof::number! {
     /// The number of a segment file; the first is 0.
     SegmentNumber

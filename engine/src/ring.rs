@@ -21,7 +21,7 @@
 
 use crate::disk::{DiskError, DiskFile, read_up_to};
 use crate::frame::{read_u32, read_u64};
-use crate::number::{Group, Offset, RaftIndex, SegmentNumber};
+use crate::number::{Group, LIMIT, Offset, RaftIndex, SegmentNumber};
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START};
 
 const MAGIC: [u8; 8] = *b"STELRING";
@@ -73,7 +73,8 @@ impl Slot {
             end: Offset::new(read_u64(page, 40)),
             committed: RaftIndex::new(read_u64(page, 48)),
         };
-        (slot.encode() == page && slot.segment == segment && slot.start <= slot.end).then_some(slot)
+        let possible = slot.group.get() < LIMIT && slot.end.get() < LIMIT && slot.committed.get() < LIMIT;
+        (slot.encode() == page && slot.segment == segment && slot.start <= slot.end && possible).then_some(slot)
     }
 }
 

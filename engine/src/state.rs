@@ -35,7 +35,7 @@ use crate::chains::{Chains, Head};
 use crate::directory::LogDirectory;
 use crate::disk::{Disk, DiskError, Mode, read_small, replace};
 use crate::frame::{Tail, read_u32, read_u64};
-use crate::number::{Alignment, BlockHeight, RaftIndex, SegmentNumber, Term};
+use crate::number::{Alignment, BlockHeight, LIMIT, RaftIndex, SegmentNumber, Term};
 use crate::segment::{FORMAT_VERSION, FRAMES_START, PAYLOADS_START, PayloadPart};
 
 const MAGIC: [u8; 8] = *b"STELSTAT";
@@ -231,6 +231,10 @@ fn read(head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize)
         link: read_u32(head, 72),
         leaves,
     };
+    let positions = [segment.get(), leaves.get(), tail.next_index.get(), tail.last_term.get()];
+    if positions.iter().any(|position| *position >= LIMIT) {
+        return None;
+    }
     let mut peaks = Vec::new();
     for _ in 0..leaves.get().count_ones() {
         peaks.push(tree::Hash::new(take(&mut rest)?));
@@ -242,7 +246,7 @@ fn read(head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize)
         let len = u16::from_le_bytes(take(&mut rest)?);
         let (key, after) = rest.split_at_checked(usize::from(len))?;
         rest = after;
-        let seq = u64::from_le_bytes(take(&mut rest)?);
+        let seq = Some(u64::from_le_bytes(take(&mut rest)?)).filter(|seq| *seq < LIMIT)?;
         let self_hash = SelfHash::new(take(&mut rest)?);
         let leaf = LeafIndex::new(u64::from_le_bytes(take(&mut rest)?));
         chains.load(core::str::from_utf8(key).ok()?, Head { seq, self_hash }, leaf)?;
