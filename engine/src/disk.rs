@@ -312,18 +312,25 @@ impl DiskLock for RealLock {}
 impl Disk for RealDisk {
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>, DiskError> {
         let mut options = fs::OpenOptions::new();
-        options.read(true);
+        // Not blocking: what stands in a log's place may be a pipe, whose opening would never end.
+        options.read(true).custom_flags(NONBLOCK);
         let opened = match access {
             Access::Read => options.open(path),
             // A file system without direct I/O refuses the flag; then the page cache must do.
-            Access::ReadDirect => options.clone().custom_flags(DIRECT).open(path).or_else(|error| match error.kind() {
-                io::ErrorKind::InvalidInput => options.open(path),
-                _ => Err(error),
-            }),
+            Access::ReadDirect => {
+                options.clone().custom_flags(DIRECT | NONBLOCK).open(path).or_else(|error| match error.kind() {
+                    io::ErrorKind::InvalidInput => options.open(path),
+                    _ => Err(error),
+                })
+            }
             Access::Write => options.write(true).open(path),
             Access::Create => options.write(true).create_new(true).mode(0o600).open(path),
         };
-        let file = opened.map_err(fail(if access == Access::Create { "create" } else { "open" }, path))?;
+        let operation = if access == Access::Create { "create" } else { "open" };
+        let file = opened.map_err(fail(operation, path))?;
+        if !file.metadata().map_err(fail(operation, path))?.is_file() {
+            return Err(fail(operation, path)(io::Error::other("it is not a regular file")));
+        }
         Ok(Box::new(RealFile { file, path: path.to_owned(), access, mode_is_set: AtomicBool::new(false) }))
     }
 
@@ -403,6 +410,8 @@ impl Disk for RealDisk {
 
 /// The flag for direct I/O, which has another number on every architecture.
 const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+/// The flag for opening without waiting; it changes nothing for regular files.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 /// The smallest piece that direct I/O reads.
 const SECTOR_BYTES: usize = 512;
 /// What a note in a lock file is padded to.

@@ -78,7 +78,6 @@ impl Image {
             store.append(entry.clone(), None).unwrap();
         }
         disk.hold(".seg");
-        disk.release_others();
         disk.until_held();
         let directory = LogDirectory::new(temporary.path().join("image"));
         copy(running.path(), directory.path());
