@@ -63,6 +63,14 @@ pub fn sign_checkpoint(
     now: UnixSeconds,
 ) -> Result<String, LogError> {
     let keys = NodeKeys::load(disk, directory)?;
+    if keys.log.verifier_key().name() != origin.key_name() {
+        let why = format!(
+            "it is a key of {}, not of {}; put the log's own key back",
+            keys.log.verifier_key().name().as_str(),
+            origin.as_str()
+        );
+        return Err(LogError::File { file: "keys/log".to_owned(), why });
+    }
     SigningStateFile::open(disk, &directory.signing_state())?.advance(head)?;
     let checkpoint = Checkpoint { origin: origin.clone(), size: head.size, root: head.root };
     let text = checkpoint.to_string();

@@ -8,6 +8,7 @@ use crate::error::LogError;
 use crate::generation::GenerationError;
 use crate::hard_state::read_hard_state;
 use crate::number::{Alignment, BlockHeight, SegmentNumber};
+use crate::ring::{RingState, read_ring};
 use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
 
 /// The paths of a log.
@@ -161,7 +162,12 @@ impl Inventory {
             let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
             Ok(file.status()?.read_only)
         };
-        if is_read_only(last)? {
+        // In a copy that was made read-only as a whole, the open file still has its flush ring.
+        let is_cleared = |segment| -> Result<bool, LogError> {
+            let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
+            Ok(read_ring(file.as_ref(), segment)?.1 == RingState::Cleared)
+        };
+        if is_read_only(last)? && is_cleared(last)? {
             let missing = relative(SegmentFile::Frames(next));
             let what = "the segment file is missing: the one before it is sealed, and so has a successor; restore it \
                         from a copy";

@@ -24,7 +24,7 @@ use crate::stream::{Source, Streams};
 mod draft;
 
 /// Bytes that are read at a time.
-const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that may wait to be worked on.
 const CHUNKS: usize = 2;
 /// Longest line of `--jsonl`: a record, and a payload in base64.
@@ -200,6 +200,12 @@ pub fn append(
         }
     }
     match failure {
+        // Fine for a reader; whoever appends must know that not everything was.
+        Some(Failure::ReaderGone) => {
+            let count = feed.appended.count;
+            let why = anyhow!("standard output was closed: stopped after {count} records, all of them durable");
+            Err(Failure::new(Exit::Failed, why))
+        }
         Some(failure) => Err(failure),
         None => Ok(feed.appended),
     }

@@ -8,6 +8,7 @@ use stele_engine::birth::CreateOptions;
 use stele_engine::environment::Environment;
 use stele_engine::local::LocalLog;
 use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
+use stele_engine::reserved::MAX_ORIGIN_BYTES;
 use stele_proof::checkpoint::Origin;
 
 use crate::exit::{Exit, Failure};
@@ -44,6 +45,9 @@ pub struct Arguments {
 }
 
 fn origin(text: &str) -> Result<Origin, String> {
+    if text.len() > MAX_ORIGIN_BYTES {
+        return Err(format!("an origin has at most {MAX_ORIGIN_BYTES} bytes"));
+    }
     Origin::new(text).map_err(|error| error.to_string())
 }
 
