@@ -1,4 +1,4 @@
-//! Time and randomness, which come in as arguments so that tests and the simulator own them.
+//! Time, randomness and threads, which come in as arguments so that tests and the simulator own them.
 
 use std::sync::Arc;
 
@@ -21,6 +21,16 @@ pub trait Entropy: Send + Sync {
     fn fill(&self, out: &mut [u8]) -> std::io::Result<()>;
 }
 
+/// Who does the work that a log does beside its caller: writing, sealing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Workers {
+    /// Threads of their own.
+    Threads,
+    /// The caller, when it has to wait for that work or asks for it by [`crate::store::SegmentStore::write_queued`] and
+    /// the like: the same calls give the same calls to the disk, in the same order. For tests.
+    Inline,
+}
+
 /// Everything the engine takes from outside.
 #[derive(Clone)]
 pub struct Environment {
@@ -30,12 +40,19 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Who works.
+    pub workers: Workers,
 }
 
 impl Environment {
-    /// The operating system's files, clock and randomness.
+    /// The operating system's files, clock, randomness and threads.
     pub fn system() -> Self {
-        Self { disk: Arc::new(RealDisk), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+        Self {
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            workers: Workers::Threads,
+        }
     }
 
     /// An array of random bytes.

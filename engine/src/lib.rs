@@ -33,7 +33,7 @@
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`verify`] | checking every byte of a log, offline |
-//! | [`writer`] | the writer thread: group commit, rolling, truncation |
+//! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
 
 pub mod batch;
@@ -42,6 +42,7 @@ pub mod chains;
 pub mod checkpointing;
 pub mod directory;
 pub mod disk;
+mod driver;
 pub mod environment;
 pub mod error;
 pub mod frame;
@@ -59,6 +60,7 @@ pub mod reserved;
 pub mod ring;
 pub mod scan;
 pub mod seal;
+mod sealer;
 pub mod segment;
 pub mod signing_state;
 pub mod state;

@@ -9,9 +9,6 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use stele_proof::checkpoint::Origin;
@@ -33,11 +30,12 @@ use crate::number::{BlockHeight, SegmentNumber, Term};
 use crate::read_back::SegmentStart;
 use crate::recovery::TornTail;
 use crate::reserved::{self, Genesis, SegmentSealed};
-use crate::seal::{SegmentEnd, seal_segment};
+use crate::seal::SegmentEnd;
+use crate::sealer::Sealer;
 use crate::segment::SegmentFile;
 use crate::signing_state::SignedHead;
 use crate::state::{self, State, StateKeeper};
-use crate::store::{AppendError, Entry, SegmentStore, StoreProgress};
+use crate::store::{AppendError, Entry, SegmentStore};
 use crate::walk::walk;
 use crate::writer::OnDurable;
 
@@ -398,12 +396,38 @@ impl LocalLog {
 
     /// Appends the seal record of every segment that has ended, waiting for the sealer.
     fn append_seal_records(&mut self) -> Result<(), LogError> {
-        while let Some(body) = self.sealer.wait_next()? {
+        while let Some(body) = self.next_sealed()? {
             self.store.forget(body.segment);
             self.push_own(reserved::SEGMENTS_STREAM, reserved::SEGMENT_SEALED_KIND, &body.encode())?;
             self.submit_batch()?;
         }
         Ok(())
+    }
+
+    fn next_sealed(&mut self) -> Result<Option<SegmentSealed>, LogError> {
+        if self.sealer.is_busy() {
+            self.store.write_queued();
+        }
+        self.sealer.wait_next()
+    }
+
+    /// Without threads ([`crate::environment::Workers::Inline`]): writes what was appended.
+    pub fn write_queued(&self) {
+        self.store.write_queued();
+    }
+
+    /// Without threads: writes what was appended or, where nothing was, what a writer writes that has
+    /// been idle for a while.
+    pub fn confirm_idle(&self) {
+        self.store.confirm_idle();
+    }
+
+    /// Without threads: seals the next segment that has ended, where there is one.
+    pub fn seal_next(&mut self) {
+        if self.sealer.is_busy() {
+            self.store.write_queued();
+            self.sealer.seal_next();
+        }
     }
 
     /// Appends a record of the log itself; its body is the payload, with nothing to hide.
@@ -611,93 +635,5 @@ impl Applied {
             state::store(disk, directory, segment, &bytes)?;
         }
         Ok(())
-    }
-}
-
-/// The thread that seals ended segments, one after the other.
-struct Sealer {
-    /// Both ends of the thread's channels; `None` once it has been told to stop.
-    channels: Option<SealerChannels>,
-    /// Segments handed over whose seal record has not been asked for.
-    waiting: usize,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct SealerChannels {
-    jobs: mpsc::Sender<(SegmentStart, SegmentEnd)>,
-    done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
-}
-
-impl Sealer {
-    /// `keeper` has followed the log up to the first segment that will be handed over.
-    fn start(
-        environment: &Environment,
-        directory: &LogDirectory,
-        progress: StoreProgress,
-        keeper: StateKeeper,
-    ) -> Result<Self, LogError> {
-        let (jobs, todo) = mpsc::channel::<(SegmentStart, SegmentEnd)>();
-        let (report, done) = mpsc::channel();
-        let disk = Arc::clone(&environment.disk);
-        let at = directory.clone();
-        let work = move || {
-            let mut keeper = keeper;
-            for (start, end) in todo {
-                let result = progress
-                    .wait_ended(start.tail.segment)
-                    .map_err(LogError::from)
-                    .and_then(|()| seal_segment(disk.as_ref(), &at, &start, &end, &mut keeper));
-                // A segment that was not sealed has no sealed one behind it.
-                let failed = result.is_err();
-                // Where nobody waits any more, the log was dropped, and sealing resumes when it is opened.
-                if report.send(result).is_err() || failed {
-                    return;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("stele-sealer".to_owned()).spawn(work).map_err(|source| {
-            crate::disk::DiskError {
-                operation: "start the sealing thread for",
-                path: directory.path().to_owned(),
-                source,
-            }
-        })?;
-        Ok(Self { channels: Some(SealerChannels { jobs, done }), waiting: 0, thread: Some(thread) })
-    }
-
-    fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
-        self.waiting += 1;
-        // A thread that is gone sends no answer either: `wait_next` tells.
-        if let Some(channels) = &self.channels {
-            drop(channels.jobs.send((start, end)));
-        }
-    }
-
-    const fn is_busy(&self) -> bool {
-        self.waiting > 0
-    }
-
-    /// The next sealed segment, in order; `None` where none is waited for.
-    fn wait_next(&mut self) -> Result<Option<SegmentSealed>, LogError> {
-        if self.waiting == 0 {
-            return Ok(None);
-        }
-        self.waiting -= 1;
-        match self.channels.as_ref().map(|channels| channels.done.recv()) {
-            Some(Ok(result)) => result.map(Some),
-            Some(Err(mpsc::RecvError)) | None => Err(LogError::Poisoned(Poisoned("the sealing thread died".into()))),
-        }
-    }
-}
-
-impl Drop for Sealer {
-    /// Waits for the segment at hand, so that nobody touches the files once the lock is given back. The
-    /// store, dropped before, has ended all other waiting.
-    fn drop(&mut self) {
-        self.channels = None;
-        if let Some(thread) = self.thread.take() {
-            // Where it died of a panic, the segment is sealed when the log is opened again.
-            drop(thread.join());
-        }
     }
 }

@@ -122,6 +122,16 @@ impl<T> WorkQueue<T> {
         }
     }
 
+    /// What a wait of no length brings.
+    pub(crate) fn take_now(&self) -> Taken<T> {
+        let mut state = lock(&self.state);
+        match (state.items.is_empty(), state.closed) {
+            (false, _) => Taken::Work(std::mem::take(&mut state.items)),
+            (true, true) => Taken::Closed,
+            (true, false) => Taken::Idle,
+        }
+    }
+
     /// Gives weight back once the work it stood for is done.
     pub(crate) fn release(&self, weight: usize) {
         let mut state = lock(&self.state);

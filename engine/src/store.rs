@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
 use crate::directory::{Inventory, LogDirectory, relative};
 use crate::disk::{Access, Disk, read_up_to};
+use crate::driver::Driver;
 use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
@@ -55,7 +55,7 @@ pub enum AppendError {
     Poisoned(#[from] Poisoned),
 }
 
-/// What the writer thread and its callers share.
+/// What the writer and its callers share.
 pub(crate) struct Shared {
     pub(crate) queue: WorkQueue<Work>,
     progress: Mutex<Progress>,
@@ -91,7 +91,7 @@ impl Shared {
     }
 
     /// Why the store has stopped.
-    fn poisoned(&self) -> Poisoned {
+    pub(crate) fn poisoned(&self) -> Poisoned {
         lock(&self.progress).poisoned.clone().unwrap_or_else(|| Poisoned("the log was closed".into()))
     }
 
@@ -122,7 +122,8 @@ pub struct SegmentStore {
     directory: LogDirectory,
     shared: Arc<Shared>,
     recent: Mutex<Recent>,
-    writer: Option<JoinHandle<Result<(), LogError>>>,
+    /// `None` only while the store goes away.
+    writer: Option<Driver>,
 }
 
 impl SegmentStore {
@@ -170,20 +171,9 @@ impl SegmentStore {
             buffer: Vec::new(),
             confirmed: true,
         };
-        let death = DeathNotice { shared: Arc::clone(&shared), expected: false };
-        let spawned = std::thread::Builder::new().name("stele-writer".to_owned()).spawn(move || {
-            let mut death = death;
-            let result = writer.run();
-            death.expected = true;
-            result
-        });
-        let thread = spawned.map_err(|source| crate::disk::DiskError {
-            operation: "start the writer thread for",
-            path: directory.path().to_owned(),
-            source,
-        })?;
+        let writer = Driver::start(writer, environment.workers, directory.path())?;
         let recent = Mutex::new(Recent { tail: recovered.tail, segments, unflushed: BTreeMap::new() });
-        let store = Self { disk, directory: directory.clone(), shared, recent, writer: Some(thread) };
+        let store = Self { disk, directory: directory.clone(), shared, recent, writer: Some(writer) };
         Ok((store, recovered))
     }
 
@@ -194,7 +184,14 @@ impl SegmentStore {
     /// [`AppendError`]; nothing was appended.
     pub fn append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
         let weight = weight(&entry);
-        self.shared.queue.reserve(weight).map_err(|refused| self.refusal(refused))?;
+        let reserved = self.shared.queue.try_reserve(weight).or_else(|refused| {
+            if refused == Refused::Closed {
+                return Err(refused);
+            }
+            self.write_queued();
+            self.shared.queue.reserve(weight)
+        });
+        reserved.map_err(|refused| self.refusal(refused))?;
         self.append_reserved(entry, weight, on_durable)
     }
 
@@ -260,6 +257,7 @@ impl SegmentStore {
     pub fn flush(&self) -> Result<(), Poisoned> {
         let (tell, told) = mpsc::sync_channel(1);
         self.notify(Box::new(move |result| answer(&tell, result)));
+        self.write_queued();
         told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))
     }
 
@@ -289,6 +287,7 @@ impl SegmentStore {
         if self.shared.queue.push(Work::Truncate { from, segment_start, done }).is_err() {
             return Err(self.poisoned().into());
         }
+        self.write_queued();
         let tail = told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))?;
         recent.tail = tail;
         recent.unflushed.split_off(&from);
@@ -335,6 +334,21 @@ impl SegmentStore {
         }
     }
 
+    /// Without a writer thread: does everything that is queued. With one, which does it by itself: nothing.
+    pub fn write_queued(&self) {
+        if let Some(writer) = &self.writer {
+            writer.write_queued(&self.shared);
+        }
+    }
+
+    /// Without a writer thread: does everything that is queued or, where nothing is, what a writer does
+    /// that has been idle for a while. With one: nothing.
+    pub fn confirm_idle(&self) {
+        if let Some(writer) = &self.writer {
+            writer.confirm_idle(&self.shared);
+        }
+    }
+
     /// Forgets the places of a segment that has been sealed.
     pub fn forget(&self, sealed: SegmentNumber) {
         lock(&self.recent).segments.remove(&sealed);
@@ -346,10 +360,8 @@ impl SegmentStore {
     /// [`LogError`]: what made the writer stop.
     pub fn close(mut self) -> Result<(), LogError> {
         self.shared.queue.close();
-        match self.writer.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            _ => Err(self.poisoned().into()),
-        }
+        let end = self.writer.take().and_then(|writer| writer.finish(&self.shared));
+        end.unwrap_or_else(|| Err(self.poisoned().into()))
     }
 }
 
@@ -359,7 +371,7 @@ impl Drop for SegmentStore {
         self.shared.queue.close();
         if let Some(writer) = self.writer.take() {
             // What the writer met was told to every callback; nobody is left to tell here.
-            drop(writer.join());
+            drop(writer.finish(&self.shared));
             self.shared.poison(&LogError::Poisoned(Poisoned("the log was closed".into())));
         }
     }
@@ -406,25 +418,6 @@ pub enum TruncateError {
     /// The store has stopped.
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
-}
-
-/// Poisons the store when the writer thread dies of a panic; however it ends, tells those whose work is
-/// still in the queue (I-WRITER-3).
-struct DeathNotice {
-    shared: Arc<Shared>,
-    expected: bool,
-}
-
-impl Drop for DeathNotice {
-    fn drop(&mut self) {
-        if !self.expected {
-            self.shared.poison(&LogError::Poisoned(Poisoned("the writer thread died".into())));
-        }
-        let left = self.shared.queue.abandon();
-        if !left.is_empty() {
-            refuse(left, &self.shared.poisoned());
-        }
-    }
 }
 
 fn weight(entry: &Entry) -> usize {

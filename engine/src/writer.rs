@@ -1,4 +1,5 @@
-//! The writer thread: the only place that writes frames, payloads and slots.
+//! The writer: the only place that writes frames, payloads and slots. It has a thread of its own, or is
+//! driven by its caller ([`crate::environment::Workers`]).
 //!
 //! It takes everything that is queued, writes it, flushes once, and tells the callbacks in order:
 //! group commit without a timer.
@@ -29,8 +30,8 @@ use crate::scan::{FrameScanner, Seen};
 use crate::segment::{PayloadPart, PayloadPlace, SegmentFile};
 use crate::store::Shared;
 
-/// Called once: when everything before it is durable, or when it never will be. It runs on the writer
-/// thread and must not call the store: a truncation holds the store's lock while it waits for that thread.
+/// Called once: when everything before it is durable, or when it never will be. The writer runs it, and it
+/// must not call the store: a truncation holds the store's lock while it waits for the writer.
 pub type OnDurable = Box<dyn FnOnce(Result<(), Poisoned>) + Send>;
 
 /// A writer that has been idle this long confirms that its last group is durable.
@@ -59,7 +60,7 @@ pub(crate) struct Append {
     pub(crate) on_durable: Option<OnDurable>,
 }
 
-/// The state of the writer thread.
+/// The state of the writer.
 pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) directory: LogDirectory,
@@ -77,23 +78,29 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Works until the queue is closed and empty; then marks the clean stop, unless the store was dropped.
+    /// Works until the queue is closed and empty.
     pub(crate) fn run(mut self) -> Result<(), LogError> {
         loop {
             let wait = if self.confirmed { None } else { Some(CONFIRM_AFTER) };
-            match self.shared.queue.take(wait) {
-                Taken::Work(work) => {
-                    let mut work = work;
-                    if let Err(error) = self.handle(&mut work) {
-                        let poisoned = self.shared.poison(&error);
-                        refuse(work, &poisoned);
-                        return Err(error);
-                    }
-                }
-                Taken::Idle => self.or_poison(Self::confirm)?,
-                Taken::Closed if self.shared.is_dropped() => return Ok(()),
-                Taken::Closed => return self.or_poison(Self::stop),
+            let taken = self.shared.queue.take(wait);
+            if let Some(end) = self.turn(taken) {
+                return end;
             }
+        }
+    }
+
+    /// Does what was taken; `Some` when the writer has come to its end. Behind a closed queue it marks
+    /// the clean stop, unless the store was dropped.
+    pub(crate) fn turn(&mut self, taken: Taken<Work>) -> Option<Result<(), LogError>> {
+        match taken {
+            Taken::Work(mut work) => self.handle(&mut work).err().map(|error| {
+                let poisoned = self.shared.poison(&error);
+                refuse(work, &poisoned);
+                Err(error)
+            }),
+            Taken::Idle => self.or_poison(Self::confirm).err().map(Err),
+            Taken::Closed if self.shared.is_dropped() => Some(Ok(())),
+            Taken::Closed => Some(self.or_poison(Self::stop)),
         }
     }
 

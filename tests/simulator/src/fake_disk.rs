@@ -119,6 +119,11 @@ impl FakeDisk {
         self.machine().set_capacity(bytes, flavour);
     }
 
+    /// Takes the bound away; answers whether there was one.
+    pub fn clear_capacity(&self) -> bool {
+        self.machine().clear_capacity()
+    }
+
     /// Bytes of all files that have a name.
     pub fn used(&self) -> u64 {
         self.machine().used()

@@ -269,6 +269,10 @@ impl Machine {
     }
 
     /// Bytes that may still be written.
+    pub(crate) fn clear_capacity(&mut self) -> bool {
+        self.capacity.take().is_some()
+    }
+
     pub(crate) fn free(&self) -> u64 {
         self.capacity.map_or(UNBOUNDED, |capacity| capacity.bytes.saturating_sub(self.used()))
     }

@@ -1,0 +1,168 @@
+//! Sealing ended segments, one after the other, beside the one who appends.
+//!
+//! I-SEALER-1: segments are handed over, sealed and answered in order; behind one that could not be
+//! sealed nothing is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use crate::directory::LogDirectory;
+use crate::disk::{Disk, DiskError};
+use crate::environment::{Environment, Workers};
+use crate::error::{LogError, Poisoned};
+use crate::read_back::SegmentStart;
+use crate::reserved::SegmentSealed;
+use crate::seal::{SegmentEnd, seal_segment};
+use crate::state::StateKeeper;
+use crate::store::StoreProgress;
+
+/// Seals what it is given: on a thread of its own, or when it is asked for the outcome.
+pub(crate) struct Sealer {
+    seat: Seat,
+    /// Segments handed over whose seal record has not been asked for.
+    waiting: usize,
+}
+
+enum Seat {
+    Thread {
+        /// `None` once it has been told to stop.
+        jobs: Option<mpsc::Sender<Job>>,
+        done: mpsc::Receiver<Result<SegmentSealed, LogError>>,
+        /// `None` once it has ended.
+        thread: Option<JoinHandle<()>>,
+    },
+    Inline {
+        sealing: Box<Sealing>,
+        jobs: VecDeque<Job>,
+        done: VecDeque<Result<SegmentSealed, LogError>>,
+    },
+}
+
+struct Job {
+    start: SegmentStart,
+    end: SegmentEnd,
+}
+
+/// What sealing needs, and what the log added up to at the last sealed segment.
+struct Sealing {
+    disk: Arc<dyn Disk>,
+    directory: LogDirectory,
+    progress: StoreProgress,
+    keeper: StateKeeper,
+}
+
+impl Sealing {
+    fn seal(&mut self, job: &Job) -> Result<SegmentSealed, LogError> {
+        self.progress.wait_ended(job.start.tail.segment)?;
+        seal_segment(self.disk.as_ref(), &self.directory, &job.start, &job.end, &mut self.keeper)
+    }
+}
+
+impl Sealer {
+    /// `keeper` has followed the log up to the first segment that will be handed over.
+    ///
+    /// # Errors
+    /// [`DiskError`] where the system gives no thread.
+    pub(crate) fn start(
+        environment: &Environment,
+        directory: &LogDirectory,
+        progress: StoreProgress,
+        keeper: StateKeeper,
+    ) -> Result<Self, DiskError> {
+        let disk = Arc::clone(&environment.disk);
+        let sealing = Sealing { disk, directory: directory.clone(), progress, keeper };
+        let seat = match environment.workers {
+            Workers::Threads => spawn(sealing)?,
+            Workers::Inline => {
+                Seat::Inline { sealing: Box::new(sealing), jobs: VecDeque::new(), done: VecDeque::new() }
+            }
+        };
+        Ok(Self { seat, waiting: 0 })
+    }
+
+    /// Hands over a segment whose last frame has been appended.
+    pub(crate) fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
+        self.waiting += 1;
+        let job = Job { start, end };
+        match &mut self.seat {
+            // A thread that is gone sends no answer either: `wait_next` tells.
+            Seat::Thread { jobs: Some(jobs), .. } => drop(jobs.send(job)),
+            Seat::Thread { jobs: None, .. } => {}
+            Seat::Inline { jobs, .. } => jobs.push_back(job),
+        }
+    }
+
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Without a thread: seals the next segment, all of which has been written.
+    pub(crate) fn seal_next(&mut self) {
+        if let Seat::Inline { sealing, jobs, done } = &mut self.seat
+            && let Some(job) = jobs.pop_front()
+        {
+            let result = sealing.seal(&job);
+            if result.is_err() {
+                jobs.clear();
+            }
+            done.push_back(result);
+        }
+    }
+
+    /// The next sealed segment, in order; `None` where none is waited for.
+    ///
+    /// # Errors
+    /// [`LogError`]: why it was not sealed.
+    pub(crate) fn wait_next(&mut self) -> Result<Option<SegmentSealed>, LogError> {
+        if self.waiting == 0 {
+            return Ok(None);
+        }
+        self.waiting -= 1;
+        if matches!(&self.seat, Seat::Inline { done, .. } if done.is_empty()) {
+            self.seal_next();
+        }
+        let answer = match &mut self.seat {
+            Seat::Thread { done, .. } => done.recv().ok(),
+            Seat::Inline { done, .. } => done.pop_front(),
+        };
+        match answer {
+            Some(result) => result.map(Some),
+            None => Err(LogError::Poisoned(Poisoned("sealing has stopped".into()))),
+        }
+    }
+}
+
+fn spawn(mut sealing: Sealing) -> Result<Seat, DiskError> {
+    let path = sealing.directory.path().to_owned();
+    let (jobs, todo) = mpsc::channel::<Job>();
+    let (report, done) = mpsc::channel();
+    let work = move || {
+        for job in todo {
+            let result = sealing.seal(&job);
+            let failed = result.is_err();
+            // Where nobody waits any more, the log was dropped, and sealing resumes when it is opened.
+            if report.send(result).is_err() || failed {
+                return;
+            }
+        }
+    };
+    let spawned = std::thread::Builder::new().name("stele-sealer".to_owned()).spawn(work);
+    let thread = spawned.map_err(|source| DiskError { operation: "start the sealing thread for", path, source })?;
+    Ok(Seat::Thread { jobs: Some(jobs), done, thread: Some(thread) })
+}
+
+impl Drop for Sealer {
+    /// Waits for the segment at hand, so that nobody touches the files once the lock is given back. The
+    /// store, dropped before, has ended all other waiting.
+    fn drop(&mut self) {
+        if let Seat::Thread { jobs, thread, .. } = &mut self.seat {
+            *jobs = None;
+            if let Some(thread) = thread.take() {
+                // Where it died of a panic, the segment is sealed when the log is opened again.
+                drop(thread.join());
+            }
+        }
+    }
+}
