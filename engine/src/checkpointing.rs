@@ -1,12 +1,13 @@
 //! Signing checkpoints with this node's keys.
 
+use std::fmt::Display;
 use std::path::Path;
 
-use stele_proof::UnixSeconds;
 use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::cosignature::cosign;
 use stele_proof::key::SigningKey;
 use stele_proof::note::{Note, signature_line};
+use stele_proof::policy::Policy;
 
 use crate::directory::{Inventory, LogDirectory};
 use crate::disk::{Access, Disk, Mode, read_small, replace};
@@ -15,6 +16,7 @@ use crate::error::LogError;
 use crate::local::take_lock;
 use crate::number::SegmentNumber;
 use crate::reader::LogReader;
+use crate::reserved::Genesis;
 use crate::segment::SegmentFile;
 use crate::signing_state::{SignedHead, SigningStateFile};
 
@@ -47,6 +49,33 @@ impl NodeKeys {
             cosigner: load("keys/cosigner", &directory.cosigner_key())?,
         })
     }
+
+    /// Whether they are the keys that the log was born with.
+    ///
+    /// # Errors
+    /// [`LogError::File`] naming the one that is another's: nobody would accept what it signs.
+    fn check(&self, genesis: &Genesis) -> Result<(), LogError> {
+        let wrong = |file: &str, key: &SigningKey| {
+            let why = format!(
+                "the key {} is not the one that the log {} was made with; put the log's own key back",
+                key.verifier_key(),
+                genesis.origin
+            );
+            LogError::File { file: file.to_owned(), why }
+        };
+        if !genesis.log_keys.contains(&self.log.verifier_key().to_string()) {
+            return Err(wrong("keys/log", &self.log));
+        }
+        let policy = Policy::parse(genesis.policy.as_bytes()).map_err(|error| in_genesis(&error))?;
+        if policy.witnesses().all(|witness| witness.key() != self.cosigner.verifier_key()) {
+            return Err(wrong("keys/cosigner", &self.cosigner));
+        }
+        Ok(())
+    }
+}
+
+fn in_genesis(error: &dyn Display) -> LogError {
+    LogError::File { file: "genesis".to_owned(), why: error.to_string() }
 }
 
 /// Signs a tree head, which the caller knows to be durable here, and stores the checkpoint.
@@ -56,26 +85,21 @@ impl NodeKeys {
 /// # Errors
 /// [`LogError::Signing`] where it contradicts an earlier signature; [`LogError::File`] for the keys.
 pub fn sign_checkpoint(
-    disk: &dyn Disk,
+    environment: &Environment,
     directory: &LogDirectory,
-    origin: &Origin,
+    genesis: &Genesis,
     head: SignedHead,
-    now: UnixSeconds,
 ) -> Result<String, LogError> {
+    let disk = environment.disk.as_ref();
+    let origin = Origin::new(&genesis.origin).map_err(|error| in_genesis(&error))?;
     let keys = NodeKeys::load(disk, directory)?;
-    if keys.log.verifier_key().name() != origin.key_name() {
-        let why = format!(
-            "it is a key of {}, not of {}; put the log's own key back",
-            keys.log.verifier_key().name().as_str(),
-            origin.as_str()
-        );
-        return Err(LogError::File { file: "keys/log".to_owned(), why });
-    }
+    keys.check(genesis)?;
     SigningStateFile::open(disk, &directory.signing_state())?.advance(head)?;
-    let checkpoint = Checkpoint { origin: origin.clone(), size: head.size, root: head.root };
+    let checkpoint = Checkpoint { origin, size: head.size, root: head.root };
     let text = checkpoint.to_string();
     let wrong = |file: &str, why: String| LogError::File { file: file.to_owned(), why };
     let log = signature_line(&text, &keys.log).map_err(|error| wrong("keys/log", error.to_string()))?;
+    let now = environment.clock.now().seconds();
     let site = cosign(&checkpoint, &keys.cosigner, now).map_err(|error| wrong("keys/cosigner", error.to_string()))?;
     let note = Note::new(&text, vec![log, site]).map_err(|error| wrong("checkpoint", error.to_string()))?.to_string();
     replace(disk, &directory.checkpoint(), note.as_bytes(), Mode::Public)?;
@@ -101,9 +125,7 @@ pub fn make_checkpoint(environment: &Environment, path: &Path) -> Result<String,
     }
     let reader = LogReader::open_locked(environment, path)?;
     let head = SignedHead { size: reader.size(), root: reader.root_at(reader.size())? };
-    let origin = Origin::new(&reader.genesis().origin)
-        .map_err(|error| LogError::File { file: "genesis".to_owned(), why: error.to_string() })?;
-    sign_checkpoint(disk, &directory, &origin, head, environment.clock.now().seconds())
+    sign_checkpoint(environment, &directory, reader.genesis(), head)
 }
 
 /// The checkpoint that was made last, where there is one, and the text it signs.

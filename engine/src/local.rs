@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use bytes::Bytes;
-use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
@@ -487,10 +486,7 @@ impl LocalLog {
     pub fn checkpoint(&mut self) -> Result<String, LogError> {
         self.flush()?;
         let head = SignedHead { size: self.tree.size(), root: self.tree.root() };
-        let origin = Origin::new(&self.genesis.origin)
-            .map_err(|error| LogError::File { file: "genesis".to_owned(), why: error.to_string() })?;
-        let now = self.environment.clock.now().seconds();
-        sign_checkpoint(self.environment.disk.as_ref(), &self.directory, &origin, head, now)
+        sign_checkpoint(&self.environment, &self.directory, &self.genesis, head)
     }
 
     /// Flushes, seals every ended segment, appends their seal records, and marks the clean stop.

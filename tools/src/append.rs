@@ -22,6 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::stream::{Source, Streams};
 
 mod draft;
+mod flags;
 
 /// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -45,13 +46,13 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     pub log: PathBuf,
     /// The stream that the records go to.
-    #[arg(long, value_name = "S", required_unless_present = "jsonl")]
+    #[arg(long, value_name = "S", value_parser = flags::stream, required_unless_present = "jsonl")]
     pub stream: Option<String>,
     /// Who writes them.
-    #[arg(long, value_name = "W", required_unless_present = "jsonl")]
+    #[arg(long, value_name = "W", value_parser = flags::writer, required_unless_present = "jsonl")]
     pub writer: Option<String>,
     /// What they tell of: a letter and up to 63 letters, digits, `_`, `.` or `-`.
-    #[arg(long, value_name = "K", required_unless_present = "jsonl")]
+    #[arg(long, value_name = "K", value_parser = flags::kind, required_unless_present = "jsonl")]
     pub kind: Option<String>,
     /// Make a record of every line (the default).
     #[arg(long, conflicts_with = "jsonl")]

@@ -1,6 +1,6 @@
 //! `stele quickstart`: the main job once through, on one machine, with a few lines that say what happened.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -47,6 +47,9 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`] of the first step that does not do what it should.
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    for file in &arguments.files {
+        File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    }
     let directory = match &arguments.dir {
         Some(directory) => directory.clone(),
         None => {

@@ -436,6 +436,19 @@ fn a_proof_is_never_made_under_a_checkpoint_that_it_does_not_fit() {
     stele(&["prove", "--log", &log, "1", "-o", "-"], "").refused(3, &["checkpoint", "root"]);
 }
 
+/// Two logs of one origin have keys of the same name.
+#[test]
+fn another_logs_key_of_the_same_name_signs_nothing() {
+    for name in ["log", "cosigner"] {
+        let (_directory, log) = new_log();
+        let (_other_directory, other) = new_log();
+        lines(&log, "a\n");
+        fs::copy(Path::new(&other).join("keys").join(name), Path::new(&log).join("keys").join(name)).unwrap();
+        stele(&["checkpoint", "--log", &log], "").refused(1, &[&format!("keys/{name}"), "put the log's own key back"]);
+        assert!(!Path::new(&log).join("checkpoint").exists());
+    }
+}
+
 #[test]
 fn segments_are_listed_sealed_and_inspected() {
     let (_directory, log) = new_log();
@@ -545,4 +558,12 @@ fn no_space_is_said_and_nothing_is_lost() {
     stele(&["segment", "seal", "--log", &log], "").output();
     stele(&["checkpoint", "--log", &log], "").output();
     assert!(size(&log) > acknowledged.len() as u64);
+}
+
+#[test]
+fn quickstart_without_its_file_leaves_nothing_behind() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("q");
+    stele(&["quickstart", "no such file", "--dir", path.to_str().unwrap()], "").refused(1, &["no such file"]);
+    assert!(!path.exists());
 }

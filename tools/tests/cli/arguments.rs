@@ -46,7 +46,8 @@ fn version_is_that_of_the_package() {
 
 #[test]
 fn wrong_arguments_end_with_2_and_the_usage() {
-    let cases: [(&[&str], &str); 9] = [
+    let long = "x".repeat(129);
+    let cases: [(&[&str], &str); 12] = [
         (&[], "the command is missing"),
         (&["record"], "the command is missing"),
         (&["recrod"], "'recrod'"),
@@ -56,6 +57,9 @@ fn wrong_arguments_end_with_2_and_the_usage() {
         (&["verify", "log"], "<DIR>"),
         (&["verify", "proof", "p", "--record", "r"], "--policy"),
         (&["keys", "generate", "--name", "a", "-o", "b", "--type", "witness"], "'witness'"),
+        (&["append", "--log", "d", "--stream", &long, "--writer", "w", "--kind", "K", "-"], "--stream"),
+        (&["append", "--log", "d", "--stream", "s", "--writer", "w\n", "--kind", "K", "-"], "--writer"),
+        (&["append", "--log", "d", "--stream", "s", "--writer", "w", "--kind", "9", "-"], "up to 63 letters"),
     ];
     for (arguments, word) in cases {
         let ended = stele(arguments, NONE);

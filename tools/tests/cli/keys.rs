@@ -93,7 +93,8 @@ fn errors_never_repeat_a_private_key() {
     let path = directory.path().join("log.key");
     generate("example.com/log", &path).output();
     let text = fs::read_to_string(&path).unwrap();
-    let secret = text.trim_end().rsplit('+').next().unwrap();
+    // Base64 may hold a `+` itself.
+    let secret = text.trim_end().splitn(5, '+').nth(4).unwrap();
 
     let two = format!("{text}{text}");
     let renamed = text.replace("example.com", "example.net");
