@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Access, Disk, DiskFile, TEMPORARY, read_up_to};
-use crate::error::LogError;
+use crate::error::{Damage, LogError};
 use crate::generation::GenerationError;
 use crate::hard_state::read_hard_state;
 use crate::number::{Alignment, BlockHeight, SegmentNumber};
+use crate::recovery::examine::REMEDY;
 use crate::ring::{RingState, read_ring};
 use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
 
@@ -143,12 +144,7 @@ impl Inventory {
                 Some(SegmentFile::Frames(number)) if number == next => next = next.next(),
                 Some(SegmentFile::Frames(_)) => {
                     let missing = relative(SegmentFile::Frames(next));
-                    return Err(LogError::damaged(
-                        missing,
-                        0,
-                        None,
-                        "the segment file is missing; restore it from a copy",
-                    ));
+                    return Err(LogError::damaged(missing, 0, None, format!("the segment file is missing; {REMEDY}")));
                 }
                 Some(SegmentFile::Payloads(number, part)) => payloads.push((number, part)),
                 Some(SegmentFile::Tiles(_)) | None => {}
@@ -169,8 +165,8 @@ impl Inventory {
         };
         if is_read_only(last)? && is_cleared(last)? {
             let missing = relative(SegmentFile::Frames(next));
-            let what = "the segment file is missing: the one before it is sealed, and so has a successor; restore it \
-                        from a copy";
+            let what =
+                format!("the segment file is missing: the one before it is sealed, and so has a successor; {REMEDY}");
             return Err(LogError::damaged(missing, 0, None, what));
         }
         let mut sealed = last;
@@ -180,9 +176,7 @@ impl Inventory {
             }
             sealed = before;
         }
-        let first = SegmentFile::Frames(SegmentNumber::new(0));
-        let file = disk.open(&directory.segment_file(first), Access::Read)?;
-        let header = read_file_header(file.as_ref(), first)?;
+        let header = any_file_header(disk, directory, last)?;
         Ok(Self { alignment: header.alignment, height: header.height, sealed, last, payloads })
     }
 
@@ -213,12 +207,31 @@ impl Inventory {
     }
 }
 
+/// The header of the first segment file that has a good one: it tells the log's settings.
+fn any_file_header(disk: &dyn Disk, directory: &LogDirectory, last: SegmentNumber) -> Result<FileHeader, LogError> {
+    let mut first = None;
+    for segment in (0..=last.get()).map(SegmentNumber::new) {
+        let name = SegmentFile::Frames(segment);
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        match read_file_header(file.as_ref(), name) {
+            Err(LogError::Damaged(damage)) => {
+                first.get_or_insert(damage);
+            }
+            other => return other,
+        }
+    }
+    match first {
+        Some(damage) => Err(LogError::Damaged(Damage { what: format!("{}; {REMEDY}", damage.what), ..damage })),
+        None => Err(LogError::NoLog(directory.path().to_owned())),
+    }
+}
+
 /// A log whose making was interrupted has no segment yet; one that has been open has lost them.
 fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> LogError {
     match read_hard_state(disk, &directory.hard_state()) {
         Ok(state) if state.incarnation > 0 => {
             let missing = relative(SegmentFile::Frames(SegmentNumber::new(0)));
-            LogError::damaged(missing, 0, None, "the segment file is missing; restore it from a copy")
+            LogError::damaged(missing, 0, None, format!("the segment file is missing; {REMEDY}"))
         }
         Err(GenerationError::Disk(error)) if error.source.kind() != io::ErrorKind::NotFound => error.into(),
         Err(error @ GenerationError::Damaged(_)) => error.into(),

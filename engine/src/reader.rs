@@ -3,6 +3,10 @@
 //! What is shown is durable: with a writer at work, everything before the newest slot's `start`;
 //! without one, also the valid linked frames behind it. Nothing is written. Every record is hashed
 //! again and compared with its leaf before it is handed out.
+//!
+//! Damage hides nothing that is sound: in sealed segments every other frame can be read, and in those
+//! that are not sealed every frame before the first damaged one. A record that was durable and cannot be
+//! read is damaged, never "beyond the end".
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,15 +20,16 @@ use stele_proof::{LeafIndex, TreeSize};
 
 use crate::batch::Batch;
 use crate::birth::read_genesis;
-use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
+use crate::directory::{Inventory, LogDirectory, relative};
 use crate::disk::{Access, Disk, read_small, read_up_to};
 use crate::environment::Environment;
-use crate::error::LogError;
-use crate::frame::{FrameFault, FrameHeader, Tail};
+use crate::error::{Damage, LogError};
+use crate::frame::{FrameHeader, Tail};
 use crate::hard_state::read_hard_state;
 use crate::number::{Offset, SegmentNumber};
 use crate::read_back::{Depth, SegmentStart, check_payload, read_back};
-use crate::recovery::{decide, find_end};
+use crate::recovery::examine::{Examination, examine};
+use crate::recovery::table::Outcome;
 use crate::reserved::Genesis;
 use crate::ring::{Slot, read_ring};
 use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, SegmentFile};
@@ -43,6 +48,9 @@ pub struct VisibleEnd {
     pub tail: Tail,
     /// Something to tell: bytes of a torn last group behind the end.
     pub note: Option<String>,
+    /// Where the first unsealed frame that was durable and cannot be read lies; then the log goes on
+    /// behind the end.
+    pub damage: Option<Damage>,
 }
 
 /// A record as it was read, with its payload slot.
@@ -82,6 +90,8 @@ pub struct LogReader {
     inventory: Inventory,
     genesis: Genesis,
     end: VisibleEnd,
+    /// How many records were durable, where damage hides some and that is known.
+    durable: Option<TreeSize>,
     /// Tiles of the segments that have no usable sidecar, the open one among them.
     rebuilt: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
     sidecars: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
@@ -97,24 +107,30 @@ impl LogReader {
         if environment.disk.is_locked(&lock)? {
             return Self::open_up_to(environment, path, Upto::Confirmed);
         }
-        match Self::open_up_to(environment, path, Upto::LastFrame) {
-            // Somebody began to write meanwhile: then what looks damaged may be half written.
-            Err(LogError::Damaged(_)) if environment.disk.is_locked(&lock)? => {
-                Self::open_up_to(environment, path, Upto::Confirmed)
-            }
-            opened => opened,
+        let opened = Self::open_up_to(environment, path, Upto::LastFrame);
+        let damaged = match &opened {
+            Ok(reader) => reader.end.damage.is_some(),
+            Err(error) => matches!(error, LogError::Damaged(_)),
+        };
+        // Somebody began to write meanwhile: then what looks damaged may be half written.
+        if damaged && environment.disk.is_locked(&lock)? {
+            return Self::open_up_to(environment, path, Upto::Confirmed);
         }
+        opened
     }
 
-    /// As [`LogReader::open`], for somebody who holds the lock, so that nobody writes.
+    /// As [`LogReader::open`], for somebody who holds the lock, so that nobody writes, and who needs
+    /// everything that is durable.
     pub(crate) fn open_locked(environment: &Environment, path: &Path) -> Result<Self, LogError> {
-        Self::open_up_to(environment, path, Upto::LastFrame)
+        let reader = Self::open_up_to(environment, path, Upto::LastFrame)?;
+        reader.whole()?;
+        Ok(reader)
     }
 
     fn open_up_to(environment: &Environment, path: &Path, upto: Upto) -> Result<Self, LogError> {
         let disk = Arc::clone(&environment.disk);
         let directory = LogDirectory::new(path);
-        let (inventory, newest) = look(disk.as_ref(), &directory)?;
+        let (inventory, slots) = look(disk.as_ref(), &directory)?;
         let genesis = read_genesis(disk.as_ref(), &directory)?;
         let start = Tail::start(inventory.alignment, inventory.height);
         let mut reader = Self {
@@ -122,11 +138,12 @@ impl LogReader {
             directory,
             inventory,
             genesis,
-            end: VisibleEnd { tail: start, note: None },
+            end: VisibleEnd { tail: start, note: None, damage: None },
+            durable: None,
             rebuilt: RefCell::default(),
             sidecars: RefCell::default(),
         };
-        reader.find_end(upto, newest.as_ref())?;
+        reader.find_end(upto, slots)?;
         Ok(reader)
     }
 
@@ -138,6 +155,24 @@ impl LogReader {
     /// How many records can be read.
     pub const fn size(&self) -> TreeSize {
         self.end.tail.leaves
+    }
+
+    /// Answers the damage that hides the rest of the log, if any does.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`].
+    pub fn whole(&self) -> Result<(), LogError> {
+        self.end.damage.clone().map_or(Ok(()), |damage| Err(LogError::Damaged(damage)))
+    }
+
+    /// Why a record cannot be read that lies behind the readable end.
+    pub fn beyond_end(&self, index: LeafIndex) -> LogError {
+        match &self.end.damage {
+            Some(damage) if self.durable.is_none_or(|durable| durable.contains(index)) => {
+                LogError::Damaged(damage.clone())
+            }
+            _ => LogError::BeyondEnd { index, size: self.durable.unwrap_or(self.size()) },
+        }
     }
 
     /// Where the readable log ends.
@@ -156,45 +191,39 @@ impl LogReader {
     }
 
     /// Finds the end of what is shown; the rule for what is bad is that of recovery.
-    fn find_end(&mut self, upto: Upto, newest: Option<&Slot>) -> Result<(), LogError> {
+    fn find_end(&mut self, upto: Upto, slots: Vec<Slot>) -> Result<(), LogError> {
         let start = self.start_of(self.inventory.sealed)?;
+        let newest = slots.iter().max_by_key(|slot| slot.group).copied();
         self.end = match upto {
-            Upto::Confirmed => VisibleEnd { tail: self.confirmed(start, newest)?, note: None },
+            Upto::Confirmed => self.confirmed(start, newest.as_ref())?,
             Upto::LastFrame => {
-                let (tail, bad) = find_end(self.disk.as_ref(), &self.directory, &self.inventory, start, newest)?;
-                let note = bad.map(|fault| self.torn_or_rotten(&tail, newest, fault)).transpose()?;
-                VisibleEnd { tail, note }
+                // A damaged or missing hard state proves nothing; opening the log for writing tells of it.
+                let state = read_hard_state(self.disk.as_ref(), &self.directory.hard_state());
+                let clean = state.ok().and_then(|state| state.clean);
+                let found = examine(self.disk.as_ref(), &self.directory, &self.inventory, start, (slots, clean))?;
+                let end = torn_or_rotten(&found);
+                self.durable = end.damage.as_ref().and(found.needed.size());
+                end
             }
         };
         Ok(())
     }
 
     /// The tail at the newest slot's start: what lies before it is durable, so all of it must be good.
-    fn confirmed(&self, start: Tail, newest: Option<&Slot>) -> Result<Tail, LogError> {
+    fn confirmed(&self, start: Tail, newest: Option<&Slot>) -> Result<VisibleEnd, LogError> {
         let (segment, offset) = newest.map_or((start.segment, start.offset), |slot| (slot.segment, slot.start));
         let mut tail = start;
         let end = Tail { segment, offset, ..start };
-        walk(self.disk.as_ref(), &self.directory, start, &end, &mut |before, placed, _| {
+        let walked = walk(self.disk.as_ref(), &self.directory, start, &end, &mut |before, placed, _| {
             tail = *before;
             tail.advance(placed);
             Ok(())
-        })?;
-        Ok(tail)
-    }
-
-    /// A note where what is bad is a torn last group.
-    fn torn_or_rotten(
-        &self,
-        tail: &Tail,
-        newest: Option<&Slot>,
-        fault: Option<FrameFault>,
-    ) -> Result<String, LogError> {
-        // A damaged or missing hard state proves nothing; opening the log for writing tells of it.
-        let state = read_hard_state(self.disk.as_ref(), &self.directory.hard_state());
-        decide(tail, newest, state.ok().and_then(|state| state.clean), fault)?;
-        let name = relative(SegmentFile::Frames(tail.segment));
-        let what = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
-        Ok(format!("{name}, byte {}: {what}; a last group that was not acknowledged is left out", tail.offset))
+        });
+        match walked {
+            Ok(()) => Ok(VisibleEnd { tail, note: None, damage: None }),
+            Err(LogError::Damaged(damage)) => Ok(VisibleEnd { tail, note: None, damage: Some(damage) }),
+            Err(other) => Err(other),
+        }
     }
 
     /// The tail at the start of a segment whose predecessors are sealed.
@@ -288,7 +317,7 @@ impl LogReader {
                 return Ok(tiles);
             }
             if low >= high {
-                return Err(LogError::BeyondEnd { index: leaf, size: self.size() });
+                return Err(self.beyond_end(leaf));
             }
             if leaf < leaves.first {
                 high = middle.saturating_sub(1).max(low);
@@ -310,9 +339,10 @@ impl LogReader {
         payloads: Payloads,
         each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
     ) -> Result<(), E> {
+        let asked = end;
         let end = end.min(self.size().next_leaf());
         if first >= end {
-            return Err(LogError::BeyondEnd { index: first, size: self.size() }.into());
+            return Err(self.beyond_end(first).into());
         }
         let mut next = first;
         while next < end {
@@ -321,7 +351,8 @@ impl LogReader {
                 next = self.read_frame(&tiles, next, end, payloads, each)?;
             }
         }
-        Ok(())
+        // What is asked for is clipped at the end of the log, never at damage.
+        if next < asked { Ok(self.whole()?) } else { Ok(()) }
     }
 
     /// Hands out the records of the frame that holds `first`, from there up to `end`; answers the next.
@@ -414,8 +445,11 @@ impl LogReader {
     /// # Errors
     /// [`LogError::BeyondEnd`], [`LogError::Damaged`].
     pub fn prove_inclusion(&self, leaf: LeafIndex, size: TreeSize) -> Result<Vec<tree::Hash>, LogError> {
-        if !size.contains(leaf) || size > self.size() {
-            return Err(LogError::BeyondEnd { index: leaf, size: size.min(self.size()) });
+        if size > self.size() {
+            return Err(self.beyond_end(LeafIndex::new(size.get() - 1)));
+        }
+        if !size.contains(leaf) {
+            return Err(LogError::BeyondEnd { index: leaf, size });
         }
         let proof = tree::prove_inclusion(leaf, size, self).map_err(flatten)?;
         let hash = self.read_nodes(&Node::leaf(leaf).into_iter().collect::<Vec<_>>())?;
@@ -432,7 +466,7 @@ impl LogReader {
     /// [`LogError::BeyondEnd`], [`LogError::Damaged`].
     pub fn prove_consistency(&self, old: TreeSize, new: TreeSize) -> Result<Vec<tree::Hash>, LogError> {
         if new > self.size() {
-            return Err(LogError::BeyondEnd { index: LeafIndex::new(new.get() - 1), size: self.size() });
+            return Err(self.beyond_end(LeafIndex::new(new.get() - 1)));
         }
         let proof = tree::prove_consistency(old, new, self).map_err(flatten)?;
         let (old_root, new_root) = (self.root_at(old)?, self.root_at(new)?);
@@ -478,25 +512,36 @@ impl NodeReader for NodesUpTo<'_> {
     }
 }
 
-/// Takes stock of the files and finds the newest slot in them.
-fn look(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Inventory, Option<Slot>), LogError> {
+/// The end, and a note where what is bad is a torn last group.
+fn torn_or_rotten(found: &Examination) -> VisibleEnd {
+    let tail = found.tail;
+    let (note, damage) = match found.outcome {
+        Outcome::EndsHere => (None, None),
+        Outcome::Rot | Outcome::InDoubtCommitted => (None, Some(found.damage())),
+        Outcome::InDoubt => {
+            let name = relative(SegmentFile::Frames(tail.segment));
+            let what = found.fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
+            let what =
+                format!("{name}, byte {}: {what}; a last group that was not acknowledged is left out", tail.offset);
+            (Some(what), None)
+        }
+    };
+    VisibleEnd { tail, note, damage }
+}
+
+/// Takes stock of the files and reads their slots.
+fn look(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Inventory, Vec<Slot>), LogError> {
     loop {
         let inventory = Inventory::take(disk, directory)?;
-        let mut newest: Option<Slot> = None;
+        let mut slots = Vec::new();
         for segment in (inventory.sealed.get()..=inventory.last.get()).map(SegmentNumber::new) {
-            let name = SegmentFile::Frames(segment);
-            let file = disk.open(&directory.segment_file(name), Access::Read)?;
-            read_file_header(file.as_ref(), name)?;
-            for slot in read_ring(file.as_ref(), segment)?.0 {
-                if newest.is_none_or(|newest| newest.group < slot.group) {
-                    newest = Some(slot);
-                }
-            }
+            let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
+            slots.extend(read_ring(file.as_ref(), segment)?.0);
         }
         // A writer may have rolled on and sealed all of these files since they were listed; again only
         // where it did.
-        if newest.is_some() || Inventory::take(disk, directory)?.last == inventory.last {
-            return Ok((inventory, newest));
+        if !slots.is_empty() || Inventory::take(disk, directory)?.last == inventory.last {
+            return Ok((inventory, slots));
         }
     }
 }

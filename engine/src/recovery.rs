@@ -1,32 +1,28 @@
 //! Recovery: what of the unsealed files is the log, decided by what was flushed before (FAULTS.md).
 //!
-//! A place is *bad* if no valid, linking frame stands there and either it lies below the newest
-//! slot's `end` or a byte behind it is not zero. Zeros end the log only where neither holds.
-//!
-//! | the first bad place lies | clean mark matches the ring | below the newest slot's `committed` | decision |
-//! |---|---|---|---|
-//! | nowhere | - | - | the log ends behind the last valid frame |
-//! | anywhere | yes | - | rot |
-//! | below the newest slot's `start` | no | - | rot |
-//! | at or behind `start` | no | yes | rot: on one machine there is no peer to ask |
-//! | at or behind `start` | no | no | the last group was torn: cut there |
-//!
-//! Without any readable slot `start` is the first byte behind the last sealed file. Rot is kept, never
-//! cut: the log is refused for writing.
+//! [`table`] is the decision; [`quarantine`] what a damaged log lacks; [`examine`] looks and decides, and
+//! writes nothing. Rot is kept, never cut: the log is refused for writing, and not one byte of it changes.
 //!
 //! I-RECOVERY-1: no valid frame is rewritten in place.
 //! I-RECOVERY-2: when recovery returns, a slot {start = end = end of the log} is durable and every
 //! byte behind the end is zero or gone; running it again changes nothing but the group number.
 
-use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
-use crate::disk::{Access, Disk, DiskFile};
+pub mod examine;
+pub mod quarantine;
+pub mod table;
+
+use crate::directory::{Inventory, LogDirectory, relative};
+use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{FrameFault, Tail};
 use crate::hard_state::CleanMark;
 use crate::number::{Group, Offset, RaftIndex, SegmentNumber};
 use crate::ring::{Slot, read_ring};
 use crate::scan::{FrameScanner, Seen};
-use crate::segment::{FRAMES_START, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
+use crate::segment::{FRAMES_START, PAGE_BYTES, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
+
+use examine::{Examination, REMEDY, evidence, read_slots, rot_sentence};
+use table::{Alone, Mark};
 
 /// What recovery found and made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,45 +59,41 @@ pub fn recover(
     start: Tail,
     clean: Option<CleanMark>,
 ) -> Result<Recovered, LogError> {
-    let slots = flush_and_read_slots(disk, directory, inventory)?;
-    let newest = slots.iter().max_by_key(|slot| slot.group).copied();
-    let (tail, bad) = find_end(disk, directory, inventory, start, newest.as_ref())?;
-    let cut = match bad {
-        None => None,
-        Some(fault) => {
-            decide(&tail, newest.as_ref(), clean, fault)?;
-            Some(TornTail { segment: tail.segment, offset: tail.offset, fault })
-        }
+    flush(disk, directory, inventory)?;
+    let slots = read_slots(disk, directory, inventory.sealed..=inventory.last)?;
+    let found = examine::examine(disk, directory, inventory, start, (slots, clean))?;
+    let Examination { tail, newest, fault, .. } = found;
+    let cut = match found.outcome.alone() {
+        Alone::Open => None,
+        Alone::Cut => Some(TornTail { segment: tail.segment, offset: tail.offset, fault }),
+        Alone::Refuse => return Err(found.refusal()),
+    };
+    // Where nothing was bad, only zeros were read from the disk behind the tail; after a clean stop no
+    // failed flush can have left something else in the page cache.
+    let behind = match (cut, found.evidence.mark) {
+        (None, Mark::Matches) => Behind::Zeros,
+        (None, Mark::Differs) => Behind::ZerosOnDisk,
+        (Some(_), _) => Behind::Unknown,
     };
     let group = newest.map_or(Group::new(0), |slot| slot.group);
     let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed).min(tail.next_index);
-    let group = cut_behind(disk, directory, inventory, &tail, group, committed)?;
+    let group = cut_behind_as(disk, directory, inventory, &tail, (group, committed, behind))?;
     Ok(Recovered { tail, group, committed, cut })
 }
 
 /// After a kill, frames may be in the page cache and not on disk: flush first, then look.
 ///
 /// A payload file may be sealed already where sealing was interrupted, so none is opened for writing.
-fn flush_and_read_slots(
-    disk: &dyn Disk,
-    directory: &LogDirectory,
-    inventory: &Inventory,
-) -> Result<Vec<Slot>, LogError> {
-    let mut slots = Vec::new();
+fn flush(disk: &dyn Disk, directory: &LogDirectory, inventory: &Inventory) -> Result<(), LogError> {
     for segment in inventory.sealed.get()..=inventory.last.get() {
         let segment = SegmentNumber::new(segment);
         for part in inventory.payload_parts(segment) {
             let name = SegmentFile::Payloads(segment, part);
             disk.open(&directory.segment_file(name), Access::Read)?.sync()?;
         }
-        let name = SegmentFile::Frames(segment);
-        let path = directory.segment_file(name);
-        let file = disk.open(&path, Access::Read)?;
-        file.sync()?;
-        read_file_header(file.as_ref(), name)?;
-        slots.extend(read_ring(file.as_ref(), segment)?.0);
+        disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?.sync()?;
     }
-    Ok(slots)
+    Ok(())
 }
 
 /// The tail behind the last valid frame, and what is bad there, if anything is. Writes nothing.
@@ -146,7 +138,7 @@ pub(crate) fn find_end(
     Ok((tail, below_end.then(|| stopped.flatten())))
 }
 
-/// The table of the module documentation: whether what is bad behind `tail` is a torn group.
+/// Whether what is bad behind `tail` is a torn group, for a log that nobody else holds.
 ///
 /// # Errors
 /// [`LogError::Damaged`] where it is rot.
@@ -156,27 +148,34 @@ pub(crate) fn decide(
     clean: Option<CleanMark>,
     fault: Option<FrameFault>,
 ) -> Result<(), LogError> {
-    let place = (tail.segment, tail.offset);
-    let clean = newest.is_some_and(|slot| {
-        clean == Some(CleanMark { group: slot.group, segment: slot.segment, end: slot.end }) && slot.start == slot.end
-    });
-    let why = if clean {
-        "the log was closed cleanly behind it"
-    } else if newest.is_some_and(|slot| place < (slot.segment, slot.start)) {
-        "it was durable"
-    } else if newest.is_some_and(|slot| tail.next_index < slot.committed) {
-        "it was committed"
-    } else {
-        return Ok(());
-    };
-    let what = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
-    let what = format!("{what}, and {why}: the file has rotted; restore it from a copy of the log");
-    Err(LogError::damaged(
-        relative(SegmentFile::Frames(tail.segment)),
-        tail.offset.get(),
-        Some(tail.leaves.next_leaf()),
-        what,
-    ))
+    let evidence = evidence(tail, newest, clean, FirstPlace::Bad);
+    match evidence.outcome().alone() {
+        Alone::Open | Alone::Cut => Ok(()),
+        Alone::Refuse => Err(LogError::damaged(
+            relative(SegmentFile::Frames(tail.segment)),
+            tail.offset.get(),
+            Some(tail.leaves.next_leaf()),
+            format!("{}; {REMEDY}", rot_sentence(fault, evidence)),
+        )),
+    }
+}
+
+/// Whether the place behind a tail is bad.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FirstPlace {
+    Bad,
+    Sound,
+}
+
+/// What lies in a file behind the tail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Behind {
+    /// Zeros, on the disk and in the page cache.
+    Zeros,
+    /// Zeros on the disk, and anything in the page cache.
+    ZerosOnDisk,
+    /// Anything.
+    Unknown,
 }
 
 /// Cuts everything behind `tail` in three steps, each safe to be interrupted: a confirming slot in
@@ -194,16 +193,34 @@ pub fn cut_behind(
     group: Group,
     committed: RaftIndex,
 ) -> Result<Group, LogError> {
+    cut_behind_as(disk, directory, inventory, tail, (group, committed, Behind::Unknown))
+}
+
+fn cut_behind_as(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    inventory: &Inventory,
+    tail: &Tail,
+    (group, committed, behind): (Group, RaftIndex, Behind),
+) -> Result<Group, LogError> {
     let group = group.next();
     let slot = Slot { segment: tail.segment, group, start: tail.offset, end: tail.offset, committed };
     if tail.segment > inventory.last {
         create_segment(disk, directory, inventory, &slot)?;
         return Ok(group);
     }
-    let file = disk.open(&directory.segment_file(SegmentFile::Frames(tail.segment)), Access::Write)?;
+    let path = directory.segment_file(SegmentFile::Frames(tail.segment));
+    let file = disk.open(&path, Access::Write)?;
     file.write_at(&slot.encode(), Slot::place(group))?;
     file.sync()?;
-    zero_from(file.as_ref(), tail.offset.get())?;
+    match behind {
+        Behind::Zeros => {}
+        Behind::ZerosOnDisk => zero_from(file.as_ref(), None, tail.offset.get())?,
+        Behind::Unknown => {
+            let on_disk = disk.open(&path, Access::ReadDirect)?;
+            zero_from(file.as_ref(), Some(on_disk.as_ref()), tail.offset.get())?;
+        }
+    }
     for other in 1..RING_SLOTS {
         clear_slot_beyond(file.as_ref(), tail, Group::new(group.get() + other))?;
     }
@@ -211,31 +228,55 @@ pub fn cut_behind(
     for segment in tail.segment.get() + 1..=inventory.last.get() {
         let path = directory.segment_file(SegmentFile::Frames(SegmentNumber::new(segment)));
         let later = disk.open(&path, Access::Write)?;
-        zero_from(later.as_ref(), RING_START)?;
+        let on_disk = disk.open(&path, Access::ReadDirect)?;
+        zero_from(later.as_ref(), Some(on_disk.as_ref()), RING_START)?;
         later.sync()?;
     }
     remove_later_files(disk, directory, inventory, tail)?;
     Ok(group)
 }
 
-fn zero_from(file: &dyn DiskFile, from: u64) -> Result<(), LogError> {
-    let len = file.status()?.len;
-    let zeros = vec![0; 1 << 16];
+/// Makes every byte from `from` on zero, and writes only pages that are not.
+///
+/// Looks on the disk, where that is not known, and in the page cache, in which a failed flush may have left what is not on
+/// the disk: a later write beside it would take it along.
+fn zero_from(file: &dyn DiskFile, on_disk: Option<&dyn DiskFile>, from: u64) -> Result<(), LogError> {
+    let zeros = vec![0; ZEROING_BYTES];
+    let mut scanner = on_disk.map(FrameScanner::new);
     let mut at = from;
+    let len = file.status()?.len;
     while at < len {
-        let step = usize::try_from(len - at).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_at(&zeros[..step], at)?;
+        let until = (at / ZEROING_BYTES as u64 + 1) * ZEROING_BYTES as u64;
+        let step = usize::try_from(until.min(len) - at).unwrap_or(ZEROING_BYTES);
+        let cached = read_up_to(file, at, step)?;
+        let stored = match &mut scanner {
+            Some(scanner) => scanner.bytes(at, step)?,
+            None => &[],
+        };
+        // From the first page that is not zero to the last one.
+        let is_dirty = |place: usize| {
+            let page = place..(place + PAGE_BYTES).min(step);
+            [cached.get(page.clone()), stored.get(page)].into_iter().flatten().flatten().any(|byte| *byte != 0)
+        };
+        let mut dirty = (0..step).step_by(PAGE_BYTES).filter(|place| is_dirty(*place));
+        if let Some(first) = dirty.next() {
+            let end = (dirty.next_back().unwrap_or(first) + PAGE_BYTES).min(step);
+            file.write_at(&zeros[..end - first], at + first as u64)?;
+        }
         at += step as u64;
     }
     Ok(())
 }
+
+/// Zeros are written, and looked for, in pieces of this size.
+const ZEROING_BYTES: usize = 1 << 16;
 
 /// Clears what lies in a group's place of the ring where it claims what has been cut.
 fn clear_slot_beyond(file: &dyn DiskFile, tail: &Tail, group: Group) -> Result<(), LogError> {
     let (slots, _) = read_ring(file, tail.segment)?;
     let place = Slot::place(group);
     if slots.iter().any(|slot| Slot::place(slot.group) == place && slot.end > tail.offset) {
-        file.write_at(&[0; crate::segment::PAGE_BYTES], place)?;
+        file.write_at(&[0; PAGE_BYTES], place)?;
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! Reading the frames of a segment file one after the other.
 
+use std::ops::Range;
+
 use crate::disk::{DiskError, DiskFile};
 use crate::frame::{FrameFault, FrameHeader, HEADER_BYTES, Placed, Tail};
+use crate::number::{Alignment, Offset, SegmentNumber};
 use crate::segment::PAGE_BYTES;
 
 /// Bytes read ahead.
@@ -67,6 +70,57 @@ impl<'f> FrameScanner<'f> {
         }
     }
 
+    /// The header at a place, if a good one stands there, and its bytes.
+    ///
+    /// # Errors
+    /// [`DiskError`] of a failed read.
+    pub fn header_at(
+        &mut self,
+        segment: SegmentNumber,
+        offset: Offset,
+    ) -> Result<Option<(FrameHeader, [u8; HEADER_BYTES])>, DiskError> {
+        let Some(bytes) = self.window(offset.get(), HEADER_BYTES)?.first_chunk::<HEADER_BYTES>().copied() else {
+            return Ok(None);
+        };
+        Ok(FrameHeader::decode(&bytes, segment, offset).ok().map(|header| (header, bytes)))
+    }
+
+    /// The first aligned place in a range where a good header stands that is accepted. Reads the range
+    /// once, a window at a time.
+    ///
+    /// # Errors
+    /// [`DiskError`] of a failed read.
+    pub fn next_header(
+        &mut self,
+        segment: SegmentNumber,
+        range: Range<Offset>,
+        alignment: Alignment,
+        accept: impl Fn(Offset, &FrameHeader) -> bool,
+    ) -> Result<Option<(Offset, FrameHeader)>, DiskError> {
+        let step = u64::from(alignment.get());
+        let mut at = range.start.get();
+        while at < range.end.get() {
+            let bytes = self.window(at, WINDOW_BYTES)?;
+            let places = bytes.windows(HEADER_BYTES).step_by(alignment.get() as usize);
+            let mut looked = 0;
+            for (place, bytes) in (at..range.end.get()).step_by(alignment.get() as usize).zip(places) {
+                let offset = Offset::new(place);
+                if let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>()
+                    && let Ok(header) = FrameHeader::decode(bytes, segment, offset)
+                    && accept(offset, &header)
+                {
+                    return Ok(Some((offset, header)));
+                }
+                looked += step;
+            }
+            if looked == 0 {
+                return Ok(None);
+            }
+            at += looked;
+        }
+        Ok(None)
+    }
+
     /// Whether any byte from `start` to the end of the file is not zero.
     ///
     /// # Errors
@@ -83,6 +137,14 @@ impl<'f> FrameScanner<'f> {
             }
             at += bytes.len() as u64;
         }
+    }
+
+    /// The bytes from `start`, `len` of them or up to the end of the file.
+    ///
+    /// # Errors
+    /// [`DiskError`] of a failed read.
+    pub(crate) fn bytes(&mut self, start: u64, len: usize) -> Result<&[u8], DiskError> {
+        self.window(start, len)
     }
 
     /// The bytes from `start`, `len` of them or up to the end of the file.

@@ -82,6 +82,7 @@ pub fn run_checkpoint(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let reader = open(environment, &arguments.log, streams)?;
+    reader.whole()?;
     let text = match stored_checkpoint(environment.disk.as_ref(), &LogDirectory::new(&arguments.log)) {
         Ok(Some((text, checkpoint))) if checkpoint.size == reader.size() && fits(&checkpoint, &reader)? => text,
         _ => make_checkpoint(environment, &arguments.log)?,
@@ -133,8 +134,7 @@ pub fn prove(
         }
         _ => {
             if !reader.size().contains(index) {
-                let why = format!("there is no record {index}: the log holds {}", reader.size());
-                return Err(Failure::new(Exit::NotFound, anyhow!(why)));
+                return Err(reader.beyond_end(index).into());
             }
             let text = make_checkpoint(environment, log)?;
             let size = size_of(&text)?;

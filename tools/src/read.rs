@@ -114,10 +114,10 @@ pub fn run_tail(
     let reader = open(environment, &arguments.log, streams)?;
     let end = reader.size().next_leaf();
     let first = LeafIndex::new(end.get().saturating_sub(arguments.records));
-    if first >= end {
-        return Ok(());
+    if first < end {
+        print(&reader, first, end, arguments.form, streams)?;
     }
-    print(&reader, first, end, arguments.form, streams)
+    Ok(reader.whole()?)
 }
 
 /// Opens a log for reading and tells of a torn tail.

@@ -108,6 +108,7 @@ fn look_at(reader: &LogReader, environment: &Environment, number: SegmentNumber)
 
 fn list(arguments: &ListArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let reader = open(environment, &arguments.log, streams)?;
+    reader.whole()?;
     if !arguments.json {
         streams.line("segment  state   first record     records         bytes")?;
     }
@@ -127,6 +128,7 @@ fn list(arguments: &ListArguments, environment: &Environment, streams: &mut Stre
 
 fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let reader = open(environment, &arguments.log, streams)?;
+    reader.whole()?;
     let number = SegmentNumber::new(arguments.segment);
     if number > reader.inventory().last {
         let why = format!("there is no segment {number}: the last is {}", reader.inventory().last);
