@@ -162,11 +162,11 @@ impl LocalLog {
         let disk = environment.disk.as_ref();
         Inventory::take(disk, &directory)?;
         let lock = take_lock(disk, &directory)?;
-        remove_temporaries(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
-
         let mut state = Applied::up_to_sealed(disk, &directory, &inventory, inventory.sealed)?;
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
+        // A log that is refused keeps every file as it is.
+        remove_temporaries(disk, &directory)?;
         state.walk_to(disk, &directory, &recovered.tail)?;
         // Segments without a seal record are sealed again, so they must have been read.
         while state.recorded() < state.first {

@@ -163,6 +163,33 @@ fn after_a_clean_stop_every_bad_frame_is_rot() {
     }
 }
 
+/// The mark was made behind the newest slot; where the slot has rotted, too, it still proves the end.
+#[test]
+fn a_clean_mark_proves_the_end_also_where_its_slot_cannot_be_read() {
+    for alignment in ALIGNMENTS {
+        let mut image = image(alignment);
+        let clean = image.copy();
+        open_store(quick(), &clean).unwrap().0.close().unwrap();
+        for slots in 0..3 {
+            forget_slot(&clean);
+            let number = 4;
+            let at = image.tail(number).offset.get();
+            let copy = LogDirectory::new(image.temporary.path().join("damaged"));
+            fixture::copy(clean.path(), copy.path());
+            overwrite(&Image::file(&copy), at + 70, &[0xff]);
+            image.is_rot(&copy, at, "closed cleanly");
+            resize(&Image::file(&copy), at);
+            image.is_rot(&copy, at, "closed cleanly");
+            fs::remove_dir_all(copy.path()).unwrap();
+            fixture::copy(clean.path(), copy.path());
+            let (store, recovered) = open_store(quick(), &copy).unwrap();
+            assert_eq!((recovered.tail, recovered.cut), (image.tail(5), None), "{slots}");
+            store.close().unwrap();
+            fs::remove_dir_all(copy.path()).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_committed_frame_of_the_last_group_is_never_cut() {
     for alignment in ALIGNMENTS {

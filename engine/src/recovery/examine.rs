@@ -9,7 +9,7 @@ use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, HEADER_BYTES, Tail};
 use crate::generation::GenerationError;
 use crate::hard_state::{CleanMark, read_hard_state};
-use crate::number::{Offset, SegmentNumber};
+use crate::number::{Offset, RaftIndex, SegmentNumber};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::ring::{RingState, Slot, read_ring};
 use crate::scan::FrameScanner;
@@ -27,7 +27,7 @@ use super::{FirstPlace, find_end};
 pub struct Examination {
     /// Behind the last valid frame before the first bad place.
     pub tail: Tail,
-    /// The newest slot of the ring.
+    /// The newest slot of the ring, or the mark of a clean stop in its place.
     pub newest: Option<Slot>,
     /// What was found, as far as it decides.
     pub evidence: Evidence,
@@ -92,7 +92,7 @@ pub fn examine_directory(disk: &dyn Disk, directory: &LogDirectory, extent: Exte
     for segment in present.filter(|segment| !found.missing.contains(segment)) {
         slots.extend(read_slots(disk, directory, segment..=segment)?);
     }
-    let newest = newest_of(&slots);
+    let newest = newest_of(&slots, clean);
     let mut end = durable_end(found.sealed, newest.as_ref());
     // What lies before a file that is there was durable, and so was what a clean stop ended.
     if let Some(clean) = clean
@@ -201,8 +201,12 @@ pub(crate) fn read_slots(
     Ok(slots)
 }
 
-fn newest_of(slots: &[Slot]) -> Option<Slot> {
-    slots.iter().max_by_key(|slot| slot.group).copied()
+/// The newest slot. The mark of a clean stop says what the confirming slot before it said: where that
+/// slot cannot be read, the mark stands for it, and nothing was written since it was made.
+fn newest_of(slots: &[Slot], clean: Option<CleanMark>) -> Option<Slot> {
+    let committed = slots.iter().map(|slot| slot.committed).max().unwrap_or(RaftIndex::new(0));
+    let marked = clean.map(|CleanMark { group, segment, end }| Slot { segment, group, start: end, end, committed });
+    marked.into_iter().chain(slots.iter().copied()).max_by_key(|slot| slot.group)
 }
 
 /// Up to where a slot, or that the files before are sealed, proves frames to have been durable.
@@ -224,7 +228,7 @@ pub(crate) fn examine(
     start: Tail,
     (slots, clean): (Vec<Slot>, Option<CleanMark>),
 ) -> Result<Examination, LogError> {
-    let newest = newest_of(&slots);
+    let newest = newest_of(&slots, clean);
     let end = durable_end(inventory.sealed, newest.as_ref());
     for segment in (inventory.sealed.get()..=inventory.last.get()).map(SegmentNumber::new) {
         if file_header(disk, directory, segment)? != HeaderFinding::Good {

@@ -12,7 +12,8 @@
 //! | at or behind it | readable | does not match | not below it | last group in doubt |
 //! | at or behind it | none | does not match | not below it | last group in doubt |
 //!
-//! Where no slot can be read, `start` is the first byte behind the last sealed file, and nothing is
+//! A clean mark that is newer than every slot that can be read stands for the slot that it was made
+//! behind. Where there is neither, `start` is the first byte behind the last sealed file, and nothing is
 //! known to be committed. What cannot be:
 //!
 //! | newest slot | with | because |
@@ -44,7 +45,7 @@ pub enum FirstBad {
 /// Whether the flush ring tells anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Newest {
-    /// At least one slot of the unsealed files is valid.
+    /// At least one slot of the unsealed files is valid, or a clean mark stands for it.
     Readable,
     /// None is.
     NoSlot,
