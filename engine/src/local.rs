@@ -167,17 +167,12 @@ impl LocalLog {
         remove_temporaries(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
 
-        let mut state = Applied::up_to_sealed(disk, &directory, &inventory, inventory.sealed)?;
+        let state = Applied::up_to_sealed(disk, &directory, &inventory)?;
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
-        state.walk_to(disk, &directory, &recovered.tail)?;
-        // Segments without a seal record are sealed again, so they must have been read.
-        while state.recorded() < state.first {
-            state = Applied::up_to_sealed(disk, &directory, &inventory, state.recorded())?;
-            state.walk_to(disk, &directory, &recovered.tail)?;
-        }
+        let mut state = state.up_to(disk, &directory, &inventory, &recovered.tail)?;
         let genesis = birth::read_genesis(disk, &directory)?;
         birth::refresh_description(disk, &directory, &genesis)?;
-        let Some((start, keeper)) = state.starts.front().cloned() else {
+        let Some((start, keeper)) = state.starts.pop_front() else {
             unreachable!("the open segment has begun");
         };
         let sealer = Sealer::start(environment, &directory, store.progress(), keeper)?;
@@ -199,7 +194,7 @@ impl LocalLog {
             _lock: lock,
         };
         // Ended segments without a seal record get theirs, oldest first.
-        for (next, _) in state.starts.into_iter().skip(1) {
+        for (next, _) in state.starts {
             let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
             log.sealer.submit(std::mem::replace(&mut log.start, next), end);
         }
