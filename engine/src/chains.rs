@@ -4,6 +4,7 @@
 //! bytes, so chains are told apart by the escaped texts.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use stele_proof::LeafIndex;
 use stele_proof::record::{Record, SelfHash};
@@ -62,22 +63,33 @@ pub struct Head {
     pub self_hash: SelfHash,
 }
 
-#[derive(Clone)]
 struct Chain {
     head: Head,
     /// Where the head is.
     leaf: LeafIndex,
     /// The last records, oldest first; the last one is the head.
     recent: VecDeque<(SelfHash, LeafIndex)>,
+    /// Its last record in the frame at hand, while nothing has told its hash: a place in `unhashed`.
+    unhashed: Option<usize>,
+}
+
+/// A record of the frame at hand whose hash is not known yet.
+struct Unhashed<'r> {
+    chain: usize,
+    seq: u64,
+    leaf: LeafIndex,
+    canonical: &'r [u8],
 }
 
 /// All chains of a log.
-#[derive(Clone)]
 pub struct Chains {
-    numbers: HashMap<Box<str>, usize>,
+    /// Shared by those that stand at different places of one log, until one of them meets a new chain.
+    numbers: Arc<HashMap<Box<str>, usize>>,
     chains: Vec<Chain>,
     /// The chain of each remembered identity, oldest first.
     order: VecDeque<usize>,
+    /// How many identities are remembered.
+    window: usize,
     limit: usize,
     key: String,
     key_bytes: usize,
@@ -87,13 +99,36 @@ impl Chains {
     /// No chains yet, and room for `limit`.
     pub fn new(limit: usize) -> Self {
         Self {
-            numbers: HashMap::new(),
+            numbers: Arc::default(),
             chains: Vec::new(),
             order: VecDeque::new(),
+            window: WINDOW,
             limit,
             key: String::new(),
             key_bytes: 0,
         }
+    }
+
+    /// The same heads, without a memory of recent identities: for following a log, not for intake.
+    #[must_use]
+    pub fn heads_only(&self) -> Self {
+        let head = |chain: &Chain| Chain { recent: VecDeque::new(), ..*chain };
+        Self {
+            numbers: Arc::clone(&self.numbers),
+            chains: self.chains.iter().map(head).collect(),
+            order: VecDeque::new(),
+            window: 0,
+            limit: self.limit,
+            key: String::new(),
+            key_bytes: self.key_bytes,
+        }
+    }
+
+    /// Makes room for so many more chains, as far as there may be so many.
+    pub fn reserve(&mut self, more: usize) {
+        let more = more.min(self.limit.saturating_sub(self.chains.len()));
+        self.chains.reserve(more);
+        Arc::make_mut(&mut self.numbers).reserve(more);
     }
 
     /// How many there are.
@@ -125,15 +160,16 @@ impl Chains {
         sorted
     }
 
-    /// Takes up a chain from a state file; `None` where the key is no key, known, or one too many.
+    /// Takes up a chain from a state file; `None` where the key is no key, known, or one too many: then
+    /// these chains are good for nothing.
     pub fn load(&mut self, key: &str, head: Head, leaf: LeafIndex) -> Option<()> {
-        if self.chains.len() >= self.limit || key.matches('\n').count() != 1 || self.numbers.contains_key(key) {
+        if self.chains.len() >= self.limit || key.bytes().filter(|byte| *byte == b'\n').count() != 1 {
             return None;
         }
+        let known = Arc::make_mut(&mut self.numbers).insert(key.into(), self.chains.len());
         self.key_bytes += key.len();
-        self.numbers.insert(key.into(), self.chains.len());
-        self.chains.push(Chain { head, leaf, recent: VecDeque::new() });
-        Some(())
+        self.chains.push(Chain { head, leaf, recent: VecDeque::new(), unhashed: None });
+        known.is_none().then_some(())
     }
 
     /// The head of a chain, named by its escaped texts.
@@ -196,17 +232,50 @@ impl Chains {
     /// The number and hash that were expected, where it is not the next one.
     pub fn advance(&mut self, record: &Record<'_>, self_hash: SelfHash, leaf: LeafIndex) -> Result<(), ChainError> {
         let number = self.number(record.stream().escaped(), record.writer_id().escaped());
-        let (expected, prev) = number.map_or((1, None), |number| {
-            let head = self.chains[number].head;
-            (head.seq + 1, Some(head.self_hash))
-        });
-        if record.seq() != expected {
-            return Err(ChainError::SeqGap { expected, found: record.seq() });
-        }
-        if let (Some(prev), true) = (prev, record.prev() != prev) {
-            return Err(ChainError::LinkMismatch { expected: prev });
-        }
+        let head = number.map(|number| self.chains[number].head);
+        check_next(record, head.map_or(0, |head| head.seq), head.map(|head| head.self_hash))?;
         self.set(number, record.seq(), self_hash, leaf);
+        Ok(())
+    }
+
+    /// Makes the records of one frame the heads of their chains, hashing only the last of each chain: what
+    /// the hash of any other is, the next one of its chain tells, and it is taken at its word. (A new
+    /// chain's first record is hashed, too.) Whoever verifies uses [`Chains::advance`].
+    ///
+    /// # Errors
+    /// As [`Chains::advance`], with the record; then these chains are good for nothing.
+    pub fn advance_frame<'r>(
+        &mut self,
+        records: impl Iterator<Item = (LeafIndex, Record<'r>)>,
+    ) -> Result<(), (LeafIndex, ChainError)> {
+        let mut unhashed: Vec<Unhashed<'r>> = Vec::new();
+        for (leaf, record) in records {
+            let number = self.number(record.stream().escaped(), record.writer_id().escaped());
+            let Some(number) = number else {
+                self.advance(&record, record.self_hash(), leaf).map_err(|error| (leaf, error))?;
+                continue;
+            };
+            let next = Unhashed { chain: number, seq: record.seq(), leaf, canonical: record.canonical() };
+            match self.chains[number].unhashed.and_then(|at| unhashed.get_mut(at)) {
+                None => {
+                    let head = self.chains[number].head;
+                    check_next(&record, head.seq, Some(head.self_hash)).map_err(|error| (leaf, error))?;
+                    self.chains[number].unhashed = Some(unhashed.len());
+                    unhashed.push(next);
+                }
+                Some(before) => {
+                    check_next(&record, before.seq, record.prev()).map_err(|error| (leaf, error))?;
+                    let before = std::mem::replace(before, next);
+                    if let Some(told) = record.prev() {
+                        self.set(Some(number), before.seq, told, before.leaf);
+                    }
+                }
+            }
+        }
+        for last in unhashed {
+            self.chains[last.chain].unhashed = None;
+            self.set(Some(last.chain), last.seq, SelfHash::of(last.canonical), last.leaf);
+        }
         Ok(())
     }
 
@@ -222,21 +291,36 @@ impl Chains {
             Some(number) => number,
             None => {
                 self.key_bytes += self.key.len();
-                self.chains.push(Chain { head, leaf, recent: VecDeque::new() });
-                self.numbers.insert(self.key.as_str().into(), self.chains.len() - 1);
+                self.chains.push(Chain { head, leaf, recent: VecDeque::new(), unhashed: None });
+                Arc::make_mut(&mut self.numbers).insert(self.key.as_str().into(), self.chains.len() - 1);
                 self.chains.len() - 1
             }
         };
         let chain = &mut self.chains[number];
         chain.head = head;
         chain.leaf = leaf;
+        if self.window == 0 {
+            return;
+        }
         chain.recent.push_back((self_hash, leaf));
         self.order.push_back(number);
-        if self.order.len() > WINDOW
+        if self.order.len() > self.window
             && let Some(oldest) = self.order.pop_front()
         {
             self.chains[oldest].recent.pop_front();
         }
+    }
+}
+
+/// Whether a record is the one behind number `last` (0 before a chain's first), whose hash is `hash`.
+fn check_next(record: &Record<'_>, last: u64, hash: Option<SelfHash>) -> Result<(), ChainError> {
+    let expected = last + 1;
+    if record.seq() != expected {
+        return Err(ChainError::SeqGap { expected, found: record.seq() });
+    }
+    match hash {
+        Some(hash) if record.prev() != Some(hash) => Err(ChainError::LinkMismatch { expected: hash }),
+        _ => Ok(()),
     }
 }
 
@@ -296,6 +380,89 @@ mod tests {
         advance(&mut chains, &bytes("x", 1, None, 0), 12);
         assert_eq!(standing(&mut chains, &bytes("y", 1, None, 0)), Err(ChainError::TooManyChains(2)));
         assert_eq!(chains.head("s", "w"), Some(Head { seq: 2, self_hash: SelfHash::of(&second) }));
+    }
+
+    /// Frames of records of some chains, drawn from a seed: at least one record each.
+    fn frames(mut seed: u64) -> Vec<Vec<(LeafIndex, Vec<u8>)>> {
+        let mut draw = |bound: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % bound
+        };
+        let mut heads: HashMap<String, (u64, SelfHash)> = HashMap::new();
+        let mut leaf = 0;
+        let mut frames = Vec::new();
+        for _ in 0..20 {
+            let mut frame = Vec::new();
+            for _ in 0..=draw(12) {
+                let writer = format!("w{}", draw(4));
+                let head = heads.get(&writer).copied();
+                let seq = head.map_or(0, |(seq, _)| seq) + 1;
+                let record = bytes(&writer, seq, head.map(|(_, hash)| hash).as_ref(), draw(1000));
+                heads.insert(writer, (seq, SelfHash::of(&record)));
+                frame.push((LeafIndex::new(leaf), record));
+                leaf += 1;
+            }
+            frames.push(frame);
+        }
+        frames
+    }
+
+    fn advance_frame(chains: &mut Chains, frame: &[(LeafIndex, Vec<u8>)]) -> Result<(), (LeafIndex, ChainError)> {
+        chains.advance_frame(frame.iter().map(|(leaf, bytes)| (*leaf, Record::parse(bytes).unwrap())))
+    }
+
+    #[test]
+    fn following_frame_by_frame_knows_what_following_record_by_record_knows() {
+        for seed in 0..50 {
+            let frames = frames(seed);
+            let (mut by_frame, mut by_record) = (Chains::new(10), Chains::new(10));
+            for frame in &frames {
+                advance_frame(&mut by_frame, frame).unwrap();
+                for (leaf, record) in frame {
+                    advance(&mut by_record, record, leaf.get());
+                }
+                assert_eq!(by_frame.sorted(), by_record.sorted(), "seed {seed}");
+            }
+            for (leaf, record) in frames.iter().flatten() {
+                assert_eq!(standing(&mut by_frame, record), Ok(Standing::Duplicate(*leaf)), "seed {seed}");
+            }
+            assert_eq!(by_frame.order.len(), by_record.order.len());
+        }
+    }
+
+    #[test]
+    fn a_gap_or_a_wrong_link_to_the_frame_before_is_found_by_frame() {
+        let first = bytes("w", 1, None, 0);
+        let second = bytes("w", 2, Some(&SelfHash::of(&first)), 0);
+        let third = bytes("w", 3, Some(&SelfHash::of(&second)), 0);
+        let unlinked = bytes("w", 3, Some(&SelfHash::new([1; 32])), 0);
+        let at = |leaf: u64, bytes: &[u8]| (LeafIndex::new(leaf), bytes.to_vec());
+        let start = || {
+            let mut chains = Chains::new(10);
+            advance_frame(&mut chains, &[at(0, &first), at(1, &second)]).unwrap();
+            chains
+        };
+        let gap = ChainError::SeqGap { expected: 3, found: 2 };
+        assert_eq!(advance_frame(&mut start(), &[at(2, &second)]), Err((LeafIndex::new(2), gap)));
+        let link = ChainError::LinkMismatch { expected: SelfHash::of(&second) };
+        assert_eq!(advance_frame(&mut start(), &[at(2, &unlinked)]), Err((LeafIndex::new(2), link)));
+        let gap = ChainError::SeqGap { expected: 4, found: 3 };
+        assert_eq!(advance_frame(&mut start(), &[at(2, &third), at(3, &third)]), Err((LeafIndex::new(3), gap)));
+        let gap = ChainError::SeqGap { expected: 1, found: 3 };
+        assert_eq!(advance_frame(&mut Chains::new(10), &[at(0, &third)]), Err((LeafIndex::new(0), gap)));
+    }
+
+    #[test]
+    fn those_that_share_their_names_meet_new_chains_by_themselves() {
+        let mut chains = Chains::new(10);
+        advance(&mut chains, &bytes("a", 1, None, 0), 0);
+        let mut heads = chains.heads_only();
+        advance(&mut heads, &bytes("b", 1, None, 0), 1);
+        advance(&mut chains, &bytes("c", 1, None, 0), 1);
+        assert_eq!((chains.head("s", "b"), heads.head("s", "c")), (None, None));
+        assert_eq!(chains.head("s", "a"), heads.head("s", "a"));
+        assert_eq!((chains.len(), heads.len()), (2, 2));
+        assert_eq!((heads.order.len(), chains.order.len()), (0, 2));
     }
 
     #[test]

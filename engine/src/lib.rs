@@ -23,6 +23,7 @@
 //! | [`error`] | what can go wrong, by what to do about it |
 //! | [`scan`], [`walk`] | reading frames one after the other |
 //! | [`recovery`] | what of the unsealed files is the log |
+//! | `replay` | following a log from its newest state file to its end |
 //! | [`chains`] | the head of every chain, recent identities |
 //! | [`state`] | state files: what the log up to a seal adds up to |
 //! | [`read_back`] | reading a segment back and recomputing it |
@@ -56,6 +57,7 @@ mod queue;
 pub mod read_back;
 pub mod reader;
 pub mod recovery;
+mod replay;
 pub mod reserved;
 pub mod ring;
 pub mod scan;

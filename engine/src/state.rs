@@ -27,6 +27,7 @@
 //!
 //! I-STATE-1: loading a state file and reading the frames behind it gives what reading all frames gives.
 
+use stele_proof::digest_tree::Digest;
 use stele_proof::record::SelfHash;
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize};
@@ -59,10 +60,11 @@ pub struct State {
     pub chains: Chains,
     /// The body of the last membership entry.
     pub membership: Vec<u8>,
+    /// BLAKE3 of the whole file, as the seal record of its segment tells it.
+    pub digest: Digest,
 }
 
 /// Follows the log segment by segment and makes the state files that are due.
-#[derive(Clone)]
 pub struct StateKeeper {
     /// The head of every chain.
     pub chains: Chains,
@@ -81,6 +83,12 @@ impl StateKeeper {
     /// Behind the segment of a state file.
     pub fn behind(state: State) -> Self {
         Self { chains: state.chains, membership: state.membership, frame_bytes: 0 }
+    }
+
+    /// One that goes on from here by itself, without a memory of recent identities.
+    #[must_use]
+    pub fn heads_only(&self) -> Self {
+        Self { chains: self.chains.heads_only(), membership: self.membership.clone(), frame_bytes: self.frame_bytes }
     }
 
     /// Takes note that a segment of this length has ended at `tail`; answers the state file, where one is
@@ -209,15 +217,15 @@ pub fn decode(bytes: &[u8], segment: SegmentNumber, max_chains: usize) -> Result
     if version != FORMAT_VERSION {
         return Err(StateFault::UnknownVersion(version));
     }
-    let state = read(head, rest, segment, max_chains).ok_or(StateFault::Damaged)?;
-    if encode(&state.tail, &state.tree, &state.chains, &state.membership) == bytes {
-        Ok(state)
-    } else {
-        Err(StateFault::Damaged)
-    }
+    read(bytes, head, rest, segment, max_chains).ok_or(StateFault::Damaged)
 }
 
-fn read(head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize) -> Option<State> {
+/// Reads what the digest vouches for. Fields stand in one form only, and chains in one order only, so what
+/// is read is what the encoder writes.
+fn read(file: &[u8], head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize) -> Option<State> {
+    if head[43] != 0 || read_u64(head, 48) != segment.get() {
+        return None;
+    }
     let leaves = TreeSize::new(read_u64(head, 80));
     let tail = Tail {
         alignment: Alignment::new(read_u32(head, 44))?,
@@ -242,21 +250,23 @@ fn read(head: &[u8], mut rest: &[u8], segment: SegmentNumber, max_chains: usize)
     let tree = CompactRange::from_peaks(leaves, peaks).ok()?;
     let (membership, mut rest) = rest.split_at_checked(read_u32(head, 76) as usize)?;
     let mut chains = Chains::new(max_chains);
-    for _ in 0..read_u64(head, 88) {
+    let count = usize::try_from(read_u64(head, 88)).ok().filter(|count| *count <= rest.len() / CHAIN_BYTES)?;
+    chains.reserve(count);
+    let mut last: Option<&[u8]> = None;
+    for _ in 0..count {
         let len = u16::from_le_bytes(take(&mut rest)?);
         let (key, after) = rest.split_at_checked(usize::from(len))?;
         rest = after;
+        if last.is_some_and(|last| last >= key) {
+            return None;
+        }
+        last = Some(key);
         let seq = Some(u64::from_le_bytes(take(&mut rest)?)).filter(|seq| *seq < LIMIT)?;
         let self_hash = SelfHash::new(take(&mut rest)?);
         let leaf = LeafIndex::new(u64::from_le_bytes(take(&mut rest)?));
         chains.load(core::str::from_utf8(key).ok()?, Head { seq, self_hash }, leaf)?;
     }
-    (read_u64(head, 48) == segment.get() && rest.is_empty()).then(|| State {
-        tail,
-        tree,
-        chains,
-        membership: membership.to_vec(),
-    })
+    rest.is_empty().then(|| State { tail, tree, chains, membership: membership.to_vec(), digest: Digest::of(file) })
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -325,6 +335,25 @@ mod tests {
         }
         assert!(decode(&bytes, SegmentNumber::new(2), 10).is_err());
         assert!(decode(&bytes, SegmentNumber::new(3), 1).is_err(), "more chains than there is room for");
+    }
+
+    /// The digest says only that the bytes are what somebody wrote.
+    #[test]
+    fn whatever_is_read_is_what_the_encoder_writes() {
+        let bytes = sample();
+        let mut read = 0;
+        for at in 40 * 8..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            let digest = *blake3::hash(&flipped[40..]).as_bytes();
+            flipped[8..40].copy_from_slice(&digest);
+            if let Ok(state) = decode(&flipped, SegmentNumber::new(3), 10) {
+                assert_eq!(encode(&state.tail, &state.tree, &state.chains, &state.membership), flipped, "bit {at}");
+                assert_eq!(state.digest, Digest::of(&flipped));
+                read += 1;
+            }
+        }
+        assert!(read > 32 * 8, "hashes may have any bits, and {read} flips could be read");
     }
 
     #[test]
