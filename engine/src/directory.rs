@@ -10,7 +10,7 @@ use crate::hard_state::read_hard_state;
 use crate::number::{Alignment, BlockHeight, SegmentNumber};
 use crate::recovery::examine::REMEDY;
 use crate::ring::{RingState, read_ring};
-use crate::segment::{FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
+use crate::segment::{FRAMES_START, FileHeader, HeaderFault, PAGE_BYTES, PayloadPart, SegmentFile};
 
 /// The paths of a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -253,12 +253,16 @@ pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHe
         None => SegmentFile::Frames(header.segment),
         Some(part) => SegmentFile::Payloads(header.segment, part),
     };
-    if named == name {
-        Ok(header)
-    } else {
+    if named != name {
         let what = format!("the file says it is {}: files were swapped", named.name());
-        Err(LogError::damaged(relative(name), 0, None, what))
+        return Err(LogError::damaged(relative(name), 0, None, what));
     }
+    // It was born with its ring (I-RING-3). Without one, what it held would look as if never flushed.
+    let len = file.status()?.len;
+    if header.part.is_none() && len < FRAMES_START.get() {
+        return Err(LogError::damaged(relative(name), len, None, "the file ends inside its flush ring"));
+    }
+    Ok(header)
 }
 
 /// Deletes what an interrupted creation left behind.

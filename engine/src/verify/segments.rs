@@ -431,14 +431,19 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// A sealed segment always has a successor.
+    /// A sealed segment always has a successor. In a copy that was made read-only as a whole, the last one
+    /// has not ended.
     fn check_successor(&mut self) -> Result<(), LogError> {
         let last = self.survey.inventory.last;
+        if self.flushed.writer || self.walked.tail.segment <= last {
+            return Ok(());
+        }
         let path = self.directory.segment_file(SegmentFile::Frames(last));
-        if self.findings.is_empty() && !self.flushed.writer && self.disk.open(&path, Access::Read)?.status()?.read_only
-        {
-            let what = "the file is missing: a sealed segment always has a successor";
-            self.findings.push(damage(SegmentFile::Frames(last.next()), 0, what));
+        if self.disk.open(&path, Access::Read)?.status()?.read_only {
+            let missing = SegmentFile::Frames(last.next());
+            if !self.findings.iter().any(|finding| finding.file == relative(missing)) {
+                self.findings.push(damage(missing, 0, "the file is missing: a sealed segment always has a successor"));
+            }
         }
         Ok(())
     }

@@ -154,6 +154,11 @@ impl FakeDisk {
         self.machine().failed
     }
 
+    /// The calls that answered the error of a fault, and not one of their own.
+    pub fn failures(&self) -> Vec<(Call, PathBuf)> {
+        self.machine().failures.clone()
+    }
+
     /// The last calls, a line each.
     pub fn trace(&self) -> String {
         self.machine().render_trace()
@@ -213,8 +218,14 @@ impl FakeDisk {
                 missed(&mut machine);
                 Err(error)
             }
-            // Where it could not be done either, that is the answer.
-            Verdict::Fails(Flavour::FailedButApplied, error) => act(&mut machine).and(Err(error)),
+            Verdict::Fails(Flavour::FailedButApplied, error) => match act(&mut machine) {
+                Ok(_) => Err(error),
+                // Where it could not be done either, that is the answer.
+                Err(own) => {
+                    machine.failures.pop();
+                    Err(own)
+                }
+            },
         };
         drop(machine);
         result.map_err(|source| DiskError { operation: call.verb(), path: path.to_owned(), source })

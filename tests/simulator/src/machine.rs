@@ -77,6 +77,8 @@ pub(crate) struct Machine {
     power_off_at: Option<(u64, Flavour)>,
     /// Calls that were made to fail.
     pub(crate) failed: u64,
+    /// Those that answered the error of a fault.
+    pub(crate) failures: Vec<(Call, PathBuf)>,
     calls: u64,
     counts: BTreeMap<Call, u64>,
     trace: VecDeque<Traced>,
@@ -98,6 +100,7 @@ impl Machine {
             off: false,
             power_off_at: None,
             failed: 0,
+            failures: Vec::new(),
             calls: 0,
             counts: BTreeMap::new(),
             trace: VecDeque::new(),
@@ -156,6 +159,7 @@ impl Machine {
             None => Verdict::Goes,
             Some(fault) => {
                 self.failed += 1;
+                self.failures.push((call, path.to_owned()));
                 let outcome = match fault.flavour {
                     Flavour::Failed => "made to fail",
                     Flavour::FailedButApplied => "done, and made to fail",
