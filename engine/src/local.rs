@@ -387,9 +387,11 @@ impl LocalLog {
         Ok(placed)
     }
 
-    /// Appends the seal record of every segment that has ended, waiting for the sealer.
+    /// Appends the seal record of every segment that has ended, waiting for the sealer; not of those that
+    /// the seal records themselves end, which have the next block's time.
     fn append_seal_records(&mut self) -> Result<(), LogError> {
-        while let Some(body) = self.next_sealed()? {
+        for _ in 0..self.sealer.waiting() {
+            let Some(body) = self.next_sealed()? else { break };
             self.store.forget(body.segment);
             self.push_own(reserved::SEGMENTS_STREAM, reserved::SEGMENT_SEALED_KIND, &body.encode())?;
             self.submit_batch()?;

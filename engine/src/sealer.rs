@@ -54,9 +54,11 @@ struct Sealing {
 }
 
 impl Sealing {
+    /// What keeps a segment from being sealed keeps the log from going on: a failed flush is final.
     fn seal(&mut self, job: &Job) -> Result<SegmentSealed, LogError> {
         self.progress.wait_ended(job.start.tail.segment)?;
         seal_segment(self.disk.as_ref(), &self.directory, &job.start, &job.end, &mut self.keeper)
+            .inspect_err(|error| self.progress.poison(error))
     }
 }
 
@@ -92,6 +94,11 @@ impl Sealer {
             Seat::Thread { jobs: None, .. } => {}
             Seat::Inline { jobs, .. } => jobs.push_back(job),
         }
+    }
+
+    /// Segments handed over whose seal record has not been asked for.
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting
     }
 
     pub(crate) const fn is_busy(&self) -> bool {

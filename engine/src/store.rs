@@ -387,6 +387,11 @@ impl StoreProgress {
         self.0.committed.fetch_max(end.get(), Ordering::AcqRel);
     }
 
+    /// Stops the store for good.
+    pub(crate) fn poison(&self, error: &LogError) {
+        self.0.poison(error);
+    }
+
     /// Waits until a segment is no longer the open one: all of it is durable and it has a successor.
     ///
     /// # Errors

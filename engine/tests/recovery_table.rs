@@ -85,11 +85,13 @@ fn all() -> impl Iterator<Item = Evidence> {
     })
 }
 
-/// No slot can be read, so nothing of what a slot tells is known.
+/// Where no slot can be read, the clean mark stands for the newest one, and without it nothing is known of
+/// what a slot tells.
 fn as_seen(evidence: Evidence) -> Evidence {
-    match evidence.newest {
-        Newest::Readable => evidence,
-        Newest::NoSlot => Evidence { mark: Mark::Differs, entry: BadEntry::Unknown, ..evidence },
+    match (evidence.newest, evidence.mark) {
+        (Newest::Readable, _) => evidence,
+        (Newest::NoSlot, Mark::Matches) => Evidence { newest: Newest::Readable, entry: BadEntry::Unknown, ..evidence },
+        (Newest::NoSlot, Mark::Differs) => Evidence { entry: BadEntry::Unknown, ..evidence },
     }
 }
 
