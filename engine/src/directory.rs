@@ -97,6 +97,11 @@ impl LogDirectory {
         self.path.join("checkpoint")
     }
 
+    /// Damaged files that were replaced; never read again.
+    pub fn quarantine(&self) -> PathBuf {
+        self.path.join("quarantine")
+    }
+
     /// The advisory lock.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")

@@ -139,6 +139,35 @@ pub fn damaged_pages(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<Vec
     Ok(damaged)
 }
 
+/// Writes damaged copies anew from the good ones beside them, the file as a whole; answers where the damaged
+/// ones began, nothing where there were none.
+///
+/// What is newest afterwards is what was newest before (I-GENERATION-1): of a generation without a good copy
+/// nothing is known, and the file is left alone.
+///
+/// # Errors
+/// [`GenerationError`].
+pub(crate) fn restore_copies(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<Vec<u64>, GenerationError> {
+    let damaged = damaged_pages(disk, path, magic)?;
+    let bytes = read_up_to(disk.open(path, Access::Read)?.as_ref(), 0, PAGES * PAGE_BYTES + 1)?;
+    if newest(&bytes, magic).is_none() {
+        return Err(GenerationError::Damaged(path.to_owned()));
+    }
+    if damaged.is_empty() {
+        return Ok(damaged);
+    }
+    let mut whole = Vec::with_capacity(PAGES * PAGE_BYTES);
+    for (parity, pair) in (0..).zip(bytes.chunks(2 * PAGE_BYTES)) {
+        let copies =
+            pair.chunks(PAGE_BYTES).filter_map(|page| decode(page, magic).check(parity).map(|own| (own, page)));
+        let (_, page) = copies.max_by_key(|(own, _)| *own).ok_or_else(|| GenerationError::Damaged(path.to_owned()))?;
+        whole.extend_from_slice(page);
+        whole.extend_from_slice(page);
+    }
+    replace(disk, path, &whole, Mode::Private)?;
+    Ok(damaged)
+}
+
 /// What a page holds.
 #[derive(PartialEq)]
 enum Page {

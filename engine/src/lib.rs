@@ -33,6 +33,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`repair`] | restoring damaged files of a log from a copy of it |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`store`] | the segment store as a Raft log store |
@@ -57,6 +58,7 @@ mod queue;
 pub mod read_back;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
 mod replay;
 pub mod reserved;
 pub mod ring;

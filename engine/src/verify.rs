@@ -28,7 +28,10 @@ mod records;
 mod seals;
 mod segment;
 mod segments;
-mod survey;
+pub(crate) mod survey;
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use stele_proof::policy::Policy;
 use stele_proof::{TreeSize, tree};
@@ -36,6 +39,7 @@ use stele_proof::{TreeSize, tree};
 use crate::directory::LogDirectory;
 use crate::disk::Disk;
 use crate::error::{Damage, LogError};
+use crate::number::SegmentNumber;
 
 pub use segment::{SegmentReport, verify_segment};
 
@@ -103,15 +107,47 @@ pub fn verify_log(
     options: &VerifyOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<LogReport, LogError> {
+    audit(disk, directory, options, None, progress).map(|(report, _)| report)
+}
+
+/// What was compared on the way and agreed.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Evidence {
+    /// Segments that are what their seal records say.
+    pub(crate) recorded: BTreeSet<SegmentNumber>,
+    /// The largest tree that the log's own signing state or checkpoint tells, where the log has its root.
+    pub(crate) signed: Option<TreeSize>,
+    /// The segment in which looking had to stop; those behind it were not looked at.
+    pub(crate) stopped: Option<SegmentNumber>,
+}
+
+/// Is handed each derived file that is not what it must be: how findings name it, where it lies, and its
+/// bytes, or `None` where there must be none. What it was handed is no finding.
+pub(crate) type Rewrite<'r> = dyn FnMut(String, &Path, Option<&[u8]>) -> Result<(), LogError> + 'r;
+
+/// As [`verify_log`], and tells what it has compared.
+///
+/// # Errors
+/// As [`verify_log`]; whatever `rewrite` answers.
+pub(crate) fn audit<'a>(
+    disk: &'a dyn Disk,
+    directory: &'a LogDirectory,
+    options: &VerifyOptions,
+    rewrite: Option<&'a mut Rewrite<'a>>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(LogReport, Evidence), LogError> {
     // What was signed is read first: everything that it covers was durable before.
     let mut heads = heads::Heads::read(disk, directory, options)?;
-    let mut audit = segments::Audit::start(disk, directory, heads.sizes())?;
+    let mut audit = segments::Audit::start(disk, directory, heads.sizes(), rewrite)?;
     audit.run(progress)?;
     heads.compare(&mut audit)?;
     if audit.walked.tree.size().get() == 0 && audit.findings.is_empty() && !audit.flushed.writer {
         return Err(LogError::NoLog(directory.path().to_owned()));
     }
-    Ok(LogReport {
+    let recorded = std::mem::take(&mut audit.recorded);
+    let evidence =
+        Evidence { recorded, signed: heads.signed(), stopped: audit.stopped.then_some(audit.walked.tail.segment) };
+    let report = LogReport {
         records: audit.walked.tree.size(),
         root: audit.walked.tree.root(),
         segments: audit.survey.segments(),
@@ -121,5 +157,6 @@ pub fn verify_log(
         checked_against: heads.checked_against(),
         findings: audit.findings,
         notes: audit.notes,
-    })
+    };
+    Ok((report, evidence))
 }

@@ -8,7 +8,7 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, quickstart, read, record, segment, tlog, verify};
+use crate::{append, completions, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -27,6 +27,7 @@ Examples:
   stele append --log audit --stream app --writer host-1 --kind Line app.log
   stele prove --log audit 1 -o 1.tlog-proof
   stele verify log audit
+  stele repair --log audit --from /mnt/backup/audit
   stele record check < record.json
   stele keys generate --name example.com/log -o log.key
   stele note verify --key VKEY checkpoint
@@ -63,6 +64,8 @@ pub enum Command {
     /// List, inspect and seal the segments of a log.
     #[command(subcommand)]
     Segment(segment::Command),
+    /// Restore damaged files of a log from a copy of it.
+    Repair(repair::Arguments),
     /// Verify a log, a segment file or a proof, offline.
     #[command(subcommand)]
     Verify(verify::Command),
@@ -98,6 +101,7 @@ impl Command {
             Self::Prove(arguments) => prove::run_prove(&arguments, environment, streams),
             Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
             Self::Segment(command) => segment::run(&command, environment, streams),
+            Self::Repair(arguments) => repair::run(&arguments, environment, streams),
             Self::Verify(command) => verify::run(&command, environment, streams),
             Self::Record(command) => record::run(command, streams),
             Self::Tlog(command) => tlog::run(command, streams),

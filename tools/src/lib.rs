@@ -14,6 +14,7 @@
 //! | [`read`] | `stele read`, `stele tail`: records out of a log |
 //! | [`prove`] | `stele checkpoint`, `stele prove`, `stele consistency` |
 //! | [`segment`] | `stele segment`: the files of a log |
+//! | [`repair`] | `stele repair`: damaged files of a log from a copy of it |
 //! | [`verify`] | `stele verify`: logs, segment files and proofs, offline |
 //! | [`completions`] | `stele completions` |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
@@ -32,6 +33,7 @@ pub mod prove;
 pub mod quickstart;
 pub mod read;
 pub mod record;
+pub mod repair;
 pub mod segment;
 pub mod stream;
 pub mod tlog;

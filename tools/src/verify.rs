@@ -155,7 +155,7 @@ fn against(checked: CheckedAgainst) -> String {
 }
 
 /// A bar on a terminal, else nothing.
-fn progress_bar() -> Result<ProgressBar, Failure> {
+pub(crate) fn progress_bar() -> Result<ProgressBar, Failure> {
     if !stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
     }
@@ -239,6 +239,6 @@ fn tell(findings: &[Damage], notes: &[String], streams: &mut Streams<'_>) {
     }
 }
 
-fn count(number: usize, what: &str) -> String {
+pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -46,7 +46,7 @@ pub(super) fn check_headers(
     for (name, part) in parts.chain([(SegmentFile::Frames(segment), None)]) {
         let file = disk.open(&directory.segment_file(name), Access::Read)?;
         if read_file_header(file.as_ref(), name)? != inventory.header(segment, part) {
-            return Ok(Some(damage(name, 0, "the file header is that of another log")));
+            return Ok(Some(damage(name, 0, "the file header is that of another log; restore the file from a copy")));
         }
     }
     Ok(None)
@@ -67,21 +67,21 @@ pub(super) fn check_sealed(
     let file = disk.open(&directory.segment_file(name), Access::Read)?;
     let ring = read_up_to(file.as_ref(), RING_START, RING_BYTES)?;
     if let Some(at) = ring.iter().position(|byte| *byte != 0) {
-        let what = "the flush ring of a sealed segment is not zero";
+        let what = "the flush ring of a sealed segment is not zero; restore the file from a copy";
         return Ok(Some(damage(name, RING_START + at as u64, what)));
     }
     if file.status()?.len != reading.file_bytes {
-        return Ok(Some(damage(name, reading.file_bytes, "bytes follow the last frame")));
+        return Ok(Some(damage(name, reading.file_bytes, "bytes follow the last frame; restore the file from a copy")));
     }
     for (part, len) in &reading.payloads {
         let name = SegmentFile::Payloads(segment, *part);
         let file = disk.open(&directory.segment_file(name), Access::Read)?;
         if file.status()?.len != *len {
-            return Ok(Some(damage(name, *len, "bytes follow the last payload")));
+            return Ok(Some(damage(name, *len, "bytes follow the last payload; restore the file from a copy")));
         }
     }
     Ok(unnamed_parts(inventory, reading).next().map(|part| {
-        let what = "no frame has a payload in this file";
+        let what = "no frame has a payload in this file; move it away";
         damage(SegmentFile::Payloads(segment, part), 0, what)
     }))
 }
@@ -136,7 +136,7 @@ pub(super) fn check_derived(disk: &dyn Disk, path: &Path, file: String, computed
         return Ok(Derived::Good);
     }
     let same = stored.iter().zip(computed).take_while(|(stored, computed)| stored == computed).count();
-    let what = "the file is not what the frames give; it is derived: remove it, and it is computed anew".to_owned();
+    let what = "the file is not what the frames give; it is derived: `stele repair` computes it anew".to_owned();
     Ok(Derived::Damaged(Damage { file, offset: same as u64, leaf: None, what }))
 }
 

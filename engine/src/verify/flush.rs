@@ -22,6 +22,8 @@ pub(super) struct Flushed {
     pub(super) clean: Option<CleanMark>,
     /// Pages of rings that hold neither zeros nor a slot.
     unreadable: Vec<(SegmentNumber, u64)>,
+    /// The last segment file.
+    last: SegmentNumber,
 }
 
 impl Flushed {
@@ -40,7 +42,7 @@ impl Flushed {
             Err(GenerationError::Disk(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
             Err(GenerationError::Disk(error)) => return Err(error.into()),
         };
-        let mut flushed = Self { writer, newest: None, clean, unreadable: Vec::new() };
+        let mut flushed = Self { writer, newest: None, clean, unreadable: Vec::new(), last: survey.inventory.last };
         for segment in survey.unsealed() {
             let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
             flushed.read_ring(segment, &read_up_to(file.as_ref(), RING_START, RING_BYTES)?);
@@ -50,7 +52,7 @@ impl Flushed {
 
     /// The rings of one file that stands alone.
     pub(super) fn of_ring(segment: SegmentNumber, ring: &[u8]) -> Self {
-        let mut flushed = Self { writer: false, newest: None, clean: None, unreadable: Vec::new() };
+        let mut flushed = Self { writer: false, newest: None, clean: None, unreadable: Vec::new(), last: segment };
         flushed.read_ring(segment, ring);
         flushed
     }
@@ -83,15 +85,24 @@ impl Flushed {
             if !closed && torn == Some((*segment, *at)) {
                 notes.push(format!("{}, byte {at}: the slot of a flush that was not finished", relative(name)));
             } else {
-                findings.push(damage(name, *at, "the page of the flush ring holds neither a slot nor zeros"));
+                findings.push(damage(
+                    name,
+                    *at,
+                    "the page of the flush ring holds neither a slot nor zeros; `stele repair` clears it",
+                ));
             }
         }
         if let Some(mark) = self.clean
+            && mark.segment > self.last
+        {
+            let what = "the file is missing, and the log was closed cleanly in it; restore it from a copy";
+            findings.push(damage(SegmentFile::Frames(mark.segment), 0, what));
+        } else if let Some(mark) = self.clean
             && self.unreadable.is_empty()
             && !self.is_marked(mark)
             && closed
         {
-            let what = "the flush ring does not hold the slot of the last clean stop";
+            let what = "the flush ring does not hold the slot of the last clean stop; `stele repair` writes it";
             findings.push(damage(SegmentFile::Frames(mark.segment), Slot::place(mark.group), what));
         }
     }

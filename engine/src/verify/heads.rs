@@ -45,6 +45,8 @@ pub(super) struct Heads<'a> {
     findings: Vec<Damage>,
     notes: Vec<String>,
     against: CheckedAgainst,
+    /// The largest of the log's own heads that agreed.
+    signed: Option<TreeSize>,
 }
 
 impl<'a> Heads<'a> {
@@ -67,6 +69,7 @@ impl<'a> Heads<'a> {
             findings: Vec::new(),
             notes: Vec::new(),
             against: CheckedAgainst::Itself,
+            signed: None,
         };
         heads.read_states()?;
         heads.read_policy()?;
@@ -78,6 +81,11 @@ impl<'a> Heads<'a> {
     /// The sizes whose roots will be compared.
     pub(super) fn sizes(&self) -> Vec<TreeSize> {
         self.claims.iter().map(|claim| claim.head.size).collect()
+    }
+
+    /// The largest of the log's own tree heads that it was found to have.
+    pub(super) const fn signed(&self) -> Option<TreeSize> {
+        self.signed
     }
 
     /// What from outside the tree was compared with.
@@ -113,7 +121,7 @@ impl<'a> Heads<'a> {
             pages => pages?,
         };
         for page in &pages {
-            self.find(file, *page, "a copy is damaged");
+            self.find(file, *page, "a copy is damaged; `stele repair` writes it anew from the good one");
         }
         match read {
             Ok(()) => Ok(()),
@@ -237,6 +245,7 @@ impl<'a> Heads<'a> {
         let records = audit.walked.tree.size();
         for Claim { file, head: SignedHead { size, root } } in std::mem::take(&mut self.claims) {
             match audit.root_at(size) {
+                Some(found) if found == root && file != GIVEN => self.signed = self.signed.max(Some(size)),
                 Some(found) if found == root => {}
                 Some(_) => self.find(file, 0, &format!("it tells another root of {size} records than the log has")),
                 None if audit.stopped => {
@@ -246,7 +255,10 @@ impl<'a> Heads<'a> {
                     let what = "are known to be durable while the log is being written";
                     self.notes.push(format!("{file} was not compared: it covers {size} records, {records} {what}"));
                 }
-                None => self.find(file, 0, &format!("it covers {size} records, and the log has {records}")),
+                None => {
+                    let what = "the last ones are missing; restore them from a copy of the log";
+                    self.find(file, 0, &format!("it covers {size} records, and the log has {records}: {what}"));
+                }
             }
         }
         if let Some(genesis) = &audit.records.genesis {

@@ -2,7 +2,7 @@
 //!
 //! A seal record stands in a later segment than the one it is about, in the order of segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stele_proof::LeafIndex;
 
@@ -27,6 +27,8 @@ pub(super) struct Seals {
     waiting: BTreeMap<SegmentNumber, Ended>,
     /// A segment whose records could not all be read: seal records may be missing.
     broken: bool,
+    /// Segments that are what their seal records say.
+    agreed: BTreeSet<SegmentNumber>,
 }
 
 impl Seals {
@@ -50,12 +52,16 @@ impl Seals {
     pub(super) fn recorded(&mut self, leaf: LeafIndex, record: &SegmentSealed) -> Option<Damage> {
         match self.waiting.remove(&record.segment) {
             Some(Ended::Good(found)) => {
-                let field = difference(&found, record).or_else(|| {
-                    // What a state file adds up is not known where records are missing.
-                    let same = self.broken || found.state_digest == record.state_digest;
-                    (!same).then_some("state file")
-                })?;
-                let what = format!("the segment is not what its seal record, record {leaf}, says: {field}");
+                // What a state file adds up is not known where records are missing.
+                let same_state = self.broken || found.state_digest == record.state_digest;
+                let field = difference(&found, record).or((!same_state).then_some("state file"));
+                let Some(field) = field else {
+                    self.agreed.insert(record.segment);
+                    return None;
+                };
+                let what = format!(
+                    "the segment is not what its seal record, record {leaf}, says: {field}; restore it from a copy"
+                );
                 let leaf = Some(found.leaves.first);
                 Some(Damage { leaf, ..damage(SegmentFile::Frames(record.segment), 0, &what) })
             }
@@ -65,6 +71,11 @@ impl Seals {
                 Some(Damage { leaf: Some(leaf), ..damage(SegmentFile::Frames(record.segment), 0, &what) })
             }
         }
+    }
+
+    /// Segments that are what their seal records say.
+    pub(super) fn agreed(&mut self) -> BTreeSet<SegmentNumber> {
+        std::mem::take(&mut self.agreed)
     }
 
     /// Segments without a seal record: missing where their time is over, else a note.
@@ -175,7 +186,7 @@ mod tests {
             ("state file", &|record| record.state_digest = Some(Digest::of(b"state"))),
         ];
         for (field, change) in changes {
-            assert!(recorded(change).is_some_and(|what| what.ends_with(field)), "{field}");
+            assert!(recorded(change).is_some_and(|what| what.contains(&format!(": {field};"))), "{field}");
         }
         let mut seals = Seals::default();
         assert!(seals.recorded(leaf, &body(0, 256)).is_some(), "no such segment has ended");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 
 use stele_proof::digest_tree::Digest;
 use stele_proof::tree::{self, CompactRange};
@@ -16,17 +17,18 @@ use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::recovery::decide;
 use crate::reserved::SegmentSealed;
+use crate::ring::{RingState, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::seal::describe;
 use crate::segment::SegmentFile;
 use crate::tiles::Tiles;
 
-use super::Progress;
 use super::files::{Derived, check_derived, check_headers, check_sealed, damage, or_damage, payload_tails};
 use super::flush::Flushed;
 use super::records::RecordAudit;
 use super::seals::Seals;
 use super::survey::Survey;
+use super::{Progress, Rewrite};
 
 /// A verification on its way.
 pub(super) struct Audit<'a> {
@@ -45,6 +47,10 @@ pub(super) struct Audit<'a> {
     /// Segments that have a state file.
     states: BTreeSet<SegmentNumber>,
     missing_sidecars: u64,
+    /// Segments that are what their seal records say.
+    pub(super) recorded: BTreeSet<SegmentNumber>,
+    /// What becomes of derived files that are not what they must be.
+    rewrite: Option<&'a mut Rewrite<'a>>,
     pub(super) bytes: u64,
     pub(super) findings: Vec<Damage>,
     pub(super) notes: Vec<String>,
@@ -73,6 +79,7 @@ impl<'a> Audit<'a> {
         disk: &'a dyn Disk,
         directory: &'a LogDirectory,
         sizes: Vec<TreeSize>,
+        rewrite: Option<&'a mut Rewrite<'a>>,
     ) -> Result<Self, LogError> {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let mut survey = Survey::take(disk, directory, &mut findings, &mut notes)?;
@@ -102,6 +109,8 @@ impl<'a> Audit<'a> {
             stopped: false,
             states: BTreeSet::new(),
             missing_sidecars: 0,
+            recorded: BTreeSet::new(),
+            rewrite,
             bytes: 0,
             findings,
             notes,
@@ -129,6 +138,7 @@ impl<'a> Audit<'a> {
         self.check_states()?;
         let end = self.walked.tree.size().next_leaf();
         let height = self.survey.inventory.height;
+        self.recorded = self.seals.agreed();
         std::mem::take(&mut self.seals).finish(end, height, &mut self.findings, &mut self.notes);
         if self.missing_sidecars > 0 {
             let missing = self.missing_sidecars;
@@ -170,10 +180,11 @@ impl<'a> Audit<'a> {
         if !disk.open(&directory.segment_file(name), Access::Read)?.status()?.read_only {
             self.notes.push(format!("{} is sealed and should be read-only (mode 0444)", relative(name)));
         }
-        match self.check_sidecar(&reading)? {
-            Derived::Good => {}
-            Derived::Missing => self.missing_sidecars += 1,
-            Derived::Damaged(damage) => self.findings.push(damage),
+        let (found, file) = (self.check_sidecar(&reading)?, SegmentFile::Tiles(segment));
+        let path = self.directory.segment_file(file);
+        let is_missing = matches!(found, Derived::Missing);
+        if !self.derived(found, relative(file), &path, &reading.tiles)? && is_missing {
+            self.missing_sidecars += 1;
         }
         self.advance(&reading)?;
         Ok(true)
@@ -223,8 +234,14 @@ impl<'a> Audit<'a> {
                 self.good(reading)?;
             }
         }
-        if ended && let Derived::Damaged(damage) = self.check_sidecar(reading)? {
-            self.findings.push(damage);
+        if ended {
+            let file = SegmentFile::Tiles(reading.segment);
+            match self.check_sidecar(reading)? {
+                Derived::Missing => {}
+                found => {
+                    self.derived(found, relative(file), &self.directory.segment_file(file), &reading.tiles)?;
+                }
+            }
         }
         self.advance(reading)
     }
@@ -243,10 +260,28 @@ impl<'a> Audit<'a> {
         self.states.insert(reading.segment);
         let path = self.directory.state(reading.segment);
         match check_derived(self.disk, &path, state_name(reading.segment), &state)? {
-            Derived::Good | Derived::Missing => {}
-            Derived::Damaged(damage) => self.findings.push(damage),
+            // It is made when the segment is sealed.
+            Derived::Missing if reading.segment >= self.survey.inventory.sealed => {}
+            found => {
+                self.derived(found, state_name(reading.segment), &path, &state)?;
+            }
         }
         Ok(Some(Digest::of(&state)))
+    }
+
+    /// Has a derived file written anew, where that is asked for, else tells of it; answers whether it is now
+    /// what it must be.
+    fn derived(&mut self, found: Derived, name: String, path: &Path, bytes: &[u8]) -> Result<bool, LogError> {
+        match (found, self.rewrite.as_mut()) {
+            (Derived::Good, _) => return Ok(true),
+            (Derived::Missing | Derived::Damaged(_), Some(rewrite)) => {
+                rewrite(name, path, Some(bytes))?;
+                return Ok(true);
+            }
+            (Derived::Missing, None) => {}
+            (Derived::Damaged(damage), None) => self.findings.push(damage),
+        }
+        Ok(false)
     }
 
     fn check_sidecar(&self, reading: &SegmentReading) -> Result<Derived, LogError> {
@@ -264,6 +299,10 @@ impl<'a> Audit<'a> {
         for segment in names.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()).map(SegmentNumber::new) {
             let walked = segment < self.walked.tail.segment || !self.flushed.writer;
             if walked && !self.records.is_broken() && !self.states.contains(&segment) {
+                if let Some(rewrite) = self.rewrite.as_mut() {
+                    rewrite(state_name(segment), &self.directory.state(segment), None)?;
+                    continue;
+                }
                 let what = "no state file was due for this segment; it is derived: remove it".to_owned();
                 self.findings.push(Damage { file: state_name(segment), offset: 0, leaf: None, what });
             }
@@ -316,7 +355,7 @@ impl<'a> Audit<'a> {
         match or_damage(decide(tail, newest.as_ref(), self.flushed.clean, *fault), name)? {
             Err(damage) => self.damaged(tail.segment, damage),
             Ok(()) if !is_last => {
-                let what = format!("{fault_text}, but a later segment file follows");
+                let what = format!("{fault_text}, but a later segment file follows; restore the file from a copy");
                 let leaf = Some(tail.leaves.next_leaf());
                 self.damaged(tail.segment, Damage { leaf, ..damage(name, tail.offset.get(), &what) });
             }
@@ -435,15 +474,16 @@ impl<'a> Audit<'a> {
     /// has not ended.
     fn check_successor(&mut self) -> Result<(), LogError> {
         let last = self.survey.inventory.last;
-        if self.flushed.writer || self.walked.tail.segment <= last {
+        let path = self.directory.segment_file(SegmentFile::Frames(last));
+        let next = SegmentFile::Frames(last.next());
+        if self.flushed.writer || self.findings.iter().any(|finding| finding.file == relative(next)) {
             return Ok(());
         }
-        let path = self.directory.segment_file(SegmentFile::Frames(last));
-        if self.disk.open(&path, Access::Read)?.status()?.read_only {
-            let missing = SegmentFile::Frames(last.next());
-            if !self.findings.iter().any(|finding| finding.file == relative(missing)) {
-                self.findings.push(damage(missing, 0, "the file is missing: a sealed segment always has a successor"));
-            }
+        let file = self.disk.open(&path, Access::Read)?;
+        // In a copy that was made read-only as a whole, the open file still has its flush ring.
+        if file.status()?.read_only && read_ring(file.as_ref(), last)?.1 == RingState::Cleared {
+            let what = "the file is missing: a sealed segment always has a successor; restore it from a copy";
+            self.findings.push(damage(next, 0, what));
         }
         Ok(())
     }

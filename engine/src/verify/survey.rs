@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
-use crate::disk::{Access, Disk, TEMPORARY};
+use crate::disk::{Access, Disk, DiskError, TEMPORARY};
 use crate::error::{Damage, LogError};
+use crate::generation::GenerationError;
+use crate::hard_state::read_hard_state;
 use crate::number::SegmentNumber;
+use crate::ring::read_ring;
 use crate::segment::{FileHeader, PayloadPart, SegmentFile};
 
 /// The files, and what a look at their names and modes tells.
@@ -27,6 +30,19 @@ struct Names {
     foreign: Vec<String>,
 }
 
+/// Whether there is a log, damaged or not.
+///
+/// # Errors
+/// As [`Survey::take`].
+pub(crate) fn look(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    findings: &mut Vec<Damage>,
+    notes: &mut Vec<String>,
+) -> Result<(), LogError> {
+    Survey::take(disk, directory, findings, notes).map(|_| ())
+}
+
 impl Survey {
     /// Lists the files; damage that the names alone show goes to `findings`.
     pub(super) fn take(
@@ -39,10 +55,15 @@ impl Survey {
         let (Some(last), Some(header)) = (names.frames.last().copied(), geometry(disk, directory, &names.frames)?)
         else {
             return match names.frames.first() {
-                None => Err(LogError::NoLog(directory.path().to_owned())),
+                None => Err(without_segments(disk, directory)?),
                 Some(first) => {
                     let name = relative(SegmentFile::Frames(*first));
-                    Err(LogError::damaged(name, 0, None, "no segment file has a readable header"))
+                    Err(LogError::damaged(
+                        name,
+                        0,
+                        None,
+                        "no segment file has a readable header; restore the files from a copy",
+                    ))
                 }
             };
         };
@@ -100,10 +121,12 @@ impl Survey {
 }
 
 fn list(disk: &dyn Disk, directory: &LogDirectory) -> Result<Names, LogError> {
-    let listed = disk.list(&directory.segments()).map_err(|error| match error.source.kind() {
-        io::ErrorKind::NotFound => LogError::NoLog(directory.path().to_owned()),
-        _ => error.into(),
-    })?;
+    let listed = match disk.list(&directory.segments()) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+            return Err(without_directory(disk, directory)?);
+        }
+        listed => listed?,
+    };
     let mut names = Names { frames: BTreeSet::new(), payloads: Vec::new(), tiles: Vec::new(), foreign: Vec::new() };
     for name in listed {
         match SegmentFile::parse(&name) {
@@ -147,8 +170,43 @@ fn geometry(
     Ok(None)
 }
 
-/// The segment behind the last read-only one.
-fn first_unsealed(
+/// What an empty `segments` directory means: the making of the log was interrupted, or it has lost them.
+fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogError, LogError> {
+    match read_hard_state(disk, &directory.hard_state()) {
+        Ok(state) if state.incarnation == 0 => Ok(LogError::NoLog(directory.path().to_owned())),
+        Err(GenerationError::Disk(error)) if error.source.kind() == io::ErrorKind::NotFound => {
+            Ok(LogError::NoLog(directory.path().to_owned()))
+        }
+        Err(GenerationError::Disk(error)) => Err(error.into()),
+        Ok(_) | Err(GenerationError::Damaged(_)) => {
+            let name = relative(SegmentFile::Frames(SegmentNumber::new(0)));
+            Ok(LogError::damaged(name, 0, None, "the file is missing, as all segments are; restore them from a copy"))
+        }
+    }
+}
+
+/// What a missing `segments` directory means: it is made before everything else of a log.
+fn without_directory(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogError, LogError> {
+    for path in [directory.hard_state(), directory.signing_state(), directory.log_key(), directory.cosigner_key()] {
+        match disk.open(&path, Access::Read) {
+            Ok(_) => {
+                let what = "the directory is missing, and this has been a log; restore it from a copy";
+                return Ok(LogError::damaged("segments", 0, None, what));
+            }
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(LogError::NoLog(directory.path().to_owned()))
+}
+
+fn is_missing(error: &DiskError) -> bool {
+    matches!(error.source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The segment behind the last sealed one. In a copy that was made read-only as a whole, an open file still
+/// has slots in its flush ring, which rot cannot write.
+pub(crate) fn first_unsealed(
     disk: &dyn Disk,
     directory: &LogDirectory,
     frames: &BTreeSet<SegmentNumber>,
@@ -156,7 +214,7 @@ fn first_unsealed(
     // The last file is never sealed: a sealed file has a successor.
     for segment in frames.iter().rev().skip(1) {
         let file = disk.open(&directory.segment_file(SegmentFile::Frames(*segment)), Access::Read)?;
-        if file.status()?.read_only {
+        if file.status()?.read_only && read_ring(file.as_ref(), *segment)?.0.is_empty() {
             return Ok(segment.next());
         }
     }

@@ -9,6 +9,7 @@ mod note;
 mod outside;
 mod pipe;
 mod record;
+mod repair;
 mod stele;
 mod tlog;
 mod verify;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use stele_engine::birth::CreateOptions;
 use stele_engine::disk::{Access, Disk, Mode};
-use stele_engine::environment::{Clock, Entropy, Environment};
+use stele_engine::environment::{Clock, Entropy, Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::{LocalLog, PushError, Receipt};
@@ -41,7 +41,8 @@ impl Entropy for Fixed {
 /// What every test here gives the engine.
 pub(crate) fn environment(disk: &FakeDisk) -> Environment {
     let fixed = Arc::new(Fixed(Mutex::new(SplitMix64::new(1))));
-    Environment { disk: Arc::new(disk.clone()), clock: Arc::<Fixed>::clone(&fixed), entropy: fixed }
+    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Fixed>::clone(&fixed));
+    Environment { disk, clock, entropy: fixed, workers: Workers::Inline }
 }
 
 pub(crate) fn new_disk() -> FakeDisk {
