@@ -202,7 +202,9 @@ impl LogReader {
                 let clean = state.ok().and_then(|state| state.clean);
                 let found = examine(self.disk.as_ref(), &self.directory, &self.inventory, start, (slots, clean))?;
                 let end = torn_or_rotten(&found);
-                self.durable = end.damage.as_ref().and(found.needed.size());
+                // Only the last file's own ring, or a clean mark, tells how much that file held.
+                let told = found.newest.is_some_and(|slot| slot.segment >= self.inventory.last);
+                self.durable = end.damage.as_ref().and(found.needed.size()).filter(|_size| told);
                 end
             }
         };
