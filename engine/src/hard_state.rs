@@ -17,6 +17,7 @@
 //! | 56 | 8 | clean mark: end of the log in it |
 //! | 64 | 32 each | peers: node, incarnation, term, index |
 
+use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskError};
@@ -181,6 +182,19 @@ impl HardStateFile {
 pub fn read_hard_state(disk: &dyn Disk, path: &Path) -> Result<HardState, GenerationError> {
     let (_, content) = read(disk, path, MAGIC)?;
     HardState::decode(&content).ok_or_else(|| GenerationError::Damaged(path.to_owned()))
+}
+
+/// The mark of the last clean stop. A missing or damaged file proves nothing: opening the log for writing
+/// tells of it.
+///
+/// # Errors
+/// [`DiskError`] of a failed call.
+pub(crate) fn read_clean_mark(disk: &dyn Disk, path: &Path) -> Result<Option<CleanMark>, DiskError> {
+    match read_hard_state(disk, path) {
+        Ok(state) => Ok(state.clean),
+        Err(GenerationError::Disk(error)) if error.source.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::disk::{Access, Disk, read_small, read_up_to};
 use crate::environment::Environment;
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameHeader, Tail};
-use crate::hard_state::read_hard_state;
+use crate::hard_state::read_clean_mark;
 use crate::number::{Offset, SegmentNumber};
 use crate::read_back::{Depth, SegmentStart, check_payload, read_back};
 use crate::recovery::examine::{Examination, examine};
@@ -197,9 +197,7 @@ impl LogReader {
         self.end = match upto {
             Upto::Confirmed => self.confirmed(start, newest.as_ref())?,
             Upto::LastFrame => {
-                // A damaged or missing hard state proves nothing; opening the log for writing tells of it.
-                let state = read_hard_state(self.disk.as_ref(), &self.directory.hard_state());
-                let clean = state.ok().and_then(|state| state.clean);
+                let clean = read_clean_mark(self.disk.as_ref(), &self.directory.hard_state())?;
                 let found = examine(self.disk.as_ref(), &self.directory, &self.inventory, start, (slots, clean))?;
                 let end = torn_or_rotten(&found);
                 // Only the last file's own ring, or a clean mark, tells how much that file held.

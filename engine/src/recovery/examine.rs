@@ -7,8 +7,7 @@ use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
 use crate::disk::{Access, Disk};
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, HEADER_BYTES, Tail};
-use crate::generation::GenerationError;
-use crate::hard_state::{CleanMark, read_hard_state};
+use crate::hard_state::{CleanMark, read_clean_mark};
 use crate::number::{Offset, RaftIndex, SegmentNumber};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::ring::{RingState, Slot, read_ring};
@@ -67,14 +66,7 @@ pub fn standing(disk: &dyn Disk, directory: &LogDirectory, extent: Extent) -> Re
 /// # Errors
 /// As [`standing`].
 pub fn examine_directory(disk: &dyn Disk, directory: &LogDirectory, extent: Extent) -> Result<Examination, LogError> {
-    let clean = match read_hard_state(disk, &directory.hard_state()) {
-        Ok(state) => state.clean,
-        Err(GenerationError::Disk(error)) if error.source.kind() != io::ErrorKind::NotFound => {
-            return Err(error.into());
-        }
-        // A damaged or missing hard state proves nothing; opening the log for writing tells of it.
-        Err(_) => None,
-    };
+    let clean = read_clean_mark(disk, &directory.hard_state())?;
     let found = Files::look(disk, directory, clean)?;
     let start = match extent {
         Extent::Whole => Tail::start(found.header.alignment, found.header.height),

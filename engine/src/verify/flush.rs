@@ -3,8 +3,7 @@
 use crate::directory::{LogDirectory, relative};
 use crate::disk::{Access, Disk, read_up_to};
 use crate::error::{Damage, LogError};
-use crate::generation::GenerationError;
-use crate::hard_state::{CleanMark, read_hard_state};
+use crate::hard_state::{CleanMark, read_clean_mark};
 use crate::number::{Group, SegmentNumber};
 use crate::ring::Slot;
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
@@ -33,15 +32,8 @@ impl Flushed {
     /// [`LogError`] of a failed call.
     pub(super) fn read(disk: &dyn Disk, directory: &LogDirectory, survey: &Survey) -> Result<Self, LogError> {
         let writer = disk.is_locked(&directory.lock())?;
-        let clean = match read_hard_state(disk, &directory.hard_state()) {
-            // A writer may have gone on since.
-            Ok(_) if writer => None,
-            Ok(state) => state.clean,
-            // Told where the file itself is looked at.
-            Err(GenerationError::Damaged(_)) => None,
-            Err(GenerationError::Disk(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
-            Err(GenerationError::Disk(error)) => return Err(error.into()),
-        };
+        // A writer may have gone on since; a damaged file is told of where the file itself is looked at.
+        let clean = if writer { None } else { read_clean_mark(disk, &directory.hard_state())? };
         let mut flushed = Self { writer, newest: None, clean, unreadable: Vec::new(), last: survey.inventory.last };
         for segment in survey.unsealed() {
             let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
