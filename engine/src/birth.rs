@@ -26,6 +26,9 @@ use crate::segment::{FORMAT_VERSION, FRAMES_START, SegmentFile};
 use crate::signing_state::SigningStateFile;
 use crate::store::read_entry_at;
 
+/// Free space that making a log takes, with room to spare.
+const BIRTH_BYTES: u64 = 1 << 20;
+
 /// What is fixed when a log is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CreateOptions {
@@ -65,13 +68,16 @@ pub(crate) fn create(
     options: &CreateOptions,
 ) -> Result<(Box<dyn DiskLock>, Newborn), LogError> {
     let disk = environment.disk.as_ref();
-    match disk.list(directory.path()) {
-        Ok(names) if !names.is_empty() => return Err(LogError::Exists(directory.path().to_owned())),
-        Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+    if !is_vacant(disk, directory)? {
+        return Err(occupied(disk, directory)?);
     }
+    keep_room(disk, directory)?;
     make_directories(disk, directory)?;
     let lock = take_lock(disk, directory)?;
+    // Whoever had the lock before may have made a log.
+    if !is_vacant(disk, directory)? {
+        return Err(LogError::Exists(directory.path().to_owned()));
+    }
 
     let cosigner_name = format!("{}/site/{}/{}", options.origin.as_str(), options.site, options.node);
     let cosigner_name = KeyName::new(&cosigner_name).map_err(|error| unusable("origin", error))?;
@@ -119,6 +125,52 @@ pub(crate) fn create(
     };
     let membership = Membership { token: log_id, voters: vec![[options.node].into()], nodes: vec![node] };
     Ok((lock, Newborn { genesis, membership }))
+}
+
+/// Whether nothing lies there but what [`make_directories`] and the lock leave.
+fn is_vacant(disk: &dyn Disk, directory: &LogDirectory) -> Result<bool, DiskError> {
+    let list = |path: &Path| match disk.list(path) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
+    };
+    let ours = [directory.segments(), directory.keys(), directory.lock()];
+    let names = list(directory.path())?;
+    if names.iter().any(|name| !ours.contains(&directory.path().join(name))) {
+        return Ok(false);
+    }
+    for inner in [directory.segments(), directory.keys()] {
+        if !list(&inner)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Why no log can be made in a directory that is not vacant.
+fn occupied(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogError, LogError> {
+    if disk.is_locked(&directory.lock())? {
+        take_lock(disk, directory)?;
+    }
+    match read_genesis(disk, directory) {
+        Err(unfinished @ LogError::Unfinished(_)) => Ok(unfinished),
+        _ => Ok(LogError::Exists(directory.path().to_owned())),
+    }
+}
+
+/// Refuses to begin what could not be finished, while nothing lies there yet.
+fn keep_room(disk: &dyn Disk, directory: &LogDirectory) -> Result<(), LogError> {
+    for path in directory.path().ancestors() {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        match disk.free_bytes(path) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+            Ok(free) if free < BIRTH_BYTES => {
+                return Err(LogError::NoSpace { path: directory.path().to_owned(), free, needed: BIRTH_BYTES });
+            }
+            Ok(_) => break,
+        }
+    }
+    Ok(())
 }
 
 /// Makes the directories and flushes each one outside the log that got a new name.

@@ -30,6 +30,7 @@ pub struct DiskError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on the file system and run it again",
+        io::ErrorKind::FileTooLarge => "; raise the limit on the size of files and run it again",
         io::ErrorKind::PermissionDenied => "; run it as the user that owns the log",
         _ => "",
     }

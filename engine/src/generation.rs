@@ -64,7 +64,8 @@ impl GenerationFile {
     /// Opens the file and reads the newest content that is durable.
     ///
     /// After a kill the newest copy may be in the page cache only, and after a failed flush it may
-    /// never reach the disk: so the file is flushed first and then read past the cache.
+    /// never reach the disk: so the file is flushed first and then read past the cache. An interrupted
+    /// save is brought to its end: both copies are there again before the next save.
     ///
     /// # Errors
     /// [`GenerationError`].
@@ -77,6 +78,12 @@ impl GenerationFile {
         let read = disk.open(path, Access::ReadDirect)?.read_at(window, 0)?;
         let (generation, content) =
             newest(&window[..read], magic).ok_or_else(|| GenerationError::Damaged(path.to_owned()))?;
+        let second = second_copy(generation);
+        let page = encode(magic, generation, &content);
+        if window[second..second + PAGE_BYTES] != page {
+            file.write_at(&page, second as u64)?;
+            file.sync()?;
+        }
         Ok((Self { file, magic, generation }, content))
     }
 
@@ -98,6 +105,12 @@ impl GenerationFile {
         self.generation = generation;
         Ok(())
     }
+}
+
+/// Where the copy begins that a save writes last.
+const fn second_copy(generation: u64) -> usize {
+    let pair = if generation.is_multiple_of(2) { 0 } else { 2 };
+    (pair + 1) * PAGE_BYTES
 }
 
 /// Reads the newest content without opening the file for writing.
@@ -285,6 +298,27 @@ mod tests {
                 assert_eq!(newest(&bytes, MAGIC).unwrap().1, [expected], "copy {copy} torn at {torn}");
             }
         }
+    }
+
+    /// A log that is killed each time before it is closed: every second save is interrupted, always in the same pair.
+    #[test]
+    fn opening_brings_an_interrupted_save_to_its_end() {
+        let (_directory, path) = saved(3);
+        for round in 0..3 {
+            let (mut file, content) = GenerationFile::open(&RealDisk, &path, MAGIC).unwrap();
+            assert_eq!(damaged_pages(&RealDisk, &path, MAGIC).unwrap(), Vec::<u64>::new(), "round {round}");
+            let bytes = pages(&path);
+            let pair = second_copy(file.generation);
+            assert_eq!(bytes[pair - PAGE_BYTES..pair], bytes[pair..pair + PAGE_BYTES], "round {round}");
+            file.save(&[content[0] + 1]).unwrap();
+            let next = file.generation + 1;
+            let first = second_copy(next) as u64 - PAGE_BYTES as u64;
+            let page = encode(MAGIC, next, &[content[0] + 2]);
+            RealDisk.open(&path, Access::Write).unwrap().write_at(&page, first).unwrap();
+            assert_eq!(damaged_pages(&RealDisk, &path, MAGIC).unwrap(), Vec::<u64>::new(), "round {round}");
+        }
+        let (_, content) = GenerationFile::open(&RealDisk, &path, MAGIC).unwrap();
+        assert_eq!(content, [9]);
     }
 
     #[test]

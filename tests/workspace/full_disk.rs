@@ -1,14 +1,14 @@
 //! A file system that is full: a real one of 64 MiB, mounted by the test (FAULTS.md line 15).
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use stele_engine::environment::Environment;
-use stele_engine::error::LogError;
-use stele_engine::reader::{LogReader, Payloads};
-use stele_proof::LeafIndex;
+use crate::process::{
+    Acknowledged, Ended, Writer, append, append_command, check_all_there, init, lines, on_log, run, text, verify,
+};
 
 /// A mounted file system, unmounted when dropped.
 struct Mounted {
@@ -17,21 +17,24 @@ struct Mounted {
 
 impl Mounted {
     /// `None`, and a message, where this process may not mount.
-    fn new() -> Option<Self> {
+    fn new(options: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
         std::fs::create_dir(directory.path().join("mnt")).unwrap();
         let mounted = Self { directory };
         let mount_point = mounted.path();
-        let steps: [&[&OsStr]; 2] = [
-            &["mkfs.ext4".as_ref(), "-q".as_ref(), image.as_os_str()],
-            &["mount".as_ref(), "-o".as_ref(), "loop".as_ref(), image.as_os_str(), mount_point.as_os_str()],
-        ];
-        for step in steps {
+        let mut make: Vec<&OsStr> = vec!["mkfs.ext4".as_ref(), "-q".as_ref()];
+        make.extend(options.iter().map(OsStr::new));
+        make.push(image.as_os_str());
+        let mount: Vec<&OsStr> =
+            vec!["mount".as_ref(), "-o".as_ref(), "loop".as_ref(), image.as_os_str(), mount_point.as_os_str()];
+        for step in [make, mount] {
             let done = Command::new(step[0]).args(&step[1..]).output();
             if !done.as_ref().is_ok_and(|output| output.status.success()) {
-                println!("skipped: {step:?} is not allowed here, a real full file system was not tried ({done:?})");
+                let skipped = format!("SKIPPED: {step:?} is not allowed here, no real full file system ({done:?})\n");
+                // Past the harness, which shows what a test prints only where it fails.
+                std::io::stderr().write_all(skipped.as_bytes()).unwrap();
                 return None;
             }
         }
@@ -40,6 +43,29 @@ impl Mounted {
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("mnt")
+    }
+
+    /// Fills the file system to the last block but these.
+    fn fill(&self, blocks_left: u64) -> PathBuf {
+        let path = self.path().join("filler");
+        let mut file = File::create(&path).unwrap();
+        for step in [1 << 20, 4096] {
+            let bytes = vec![1; step];
+            while file.write_all(&bytes).is_ok() {}
+        }
+        file.sync_all().unwrap();
+        let len = file.metadata().unwrap().len();
+        file.set_len(len.next_multiple_of(4096) - blocks_left * 4096).unwrap();
+        file.sync_all().unwrap();
+        path
+    }
+
+    /// Takes every inode; answers the files.
+    fn take_inodes(&self) -> Vec<PathBuf> {
+        (0..)
+            .map(|number| self.path().join(format!("inode-{number}")))
+            .take_while(|path| File::create(path).is_ok())
+            .collect()
     }
 }
 
@@ -50,104 +76,228 @@ impl Drop for Mounted {
     }
 }
 
-fn stele(arguments: &[&OsStr], input: &[u8]) -> Output {
-    let program = stele_binary();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feeding = std::thread::spawn(move || drop(stdin.write_all(&input)));
-    let output = child.wait_with_output().unwrap();
-    feeding.join().unwrap();
-    output
+/// No space: one sentence, and what to do.
+#[track_caller]
+fn told_to_make_room(ended: &Ended) {
+    ended.failed(1, &["make room"]);
 }
 
-/// The command line, built beside this test.
-fn stele_binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let directory = test.ancestors().nth(2).unwrap();
-    let binary = directory.join("stele");
-    assert!(binary.exists(), "{} is missing; run the tests of the whole workspace", binary.display());
-    binary
+fn long_lines(name: &str, count: usize) -> Vec<String> {
+    let padding = "x".repeat(2000);
+    lines(name, count).into_iter().map(|line| format!("{line} {padding}")).collect()
 }
 
-fn append(log: &Path, input: &[u8]) -> Output {
-    let mut arguments: Vec<&OsStr> = vec!["append".as_ref(), "--log".as_ref(), log.as_os_str()];
-    arguments.extend(["--stream", "s", "--writer", "w", "--kind", "Line", "--json", "-"].map(OsStr::new));
-    stele(&arguments, input)
-}
-
-fn acknowledged(output: &Output) -> Vec<(u64, String)> {
-    let lines = String::from_utf8(output.stdout.clone()).unwrap();
-    lines
-        .lines()
-        .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            (line["index"].as_u64().unwrap(), line["self_hash"].as_str().unwrap().to_owned())
-        })
-        .collect()
-}
-
-fn check_all_there(log: &Path, acknowledged: &[(u64, String)]) {
-    let reader = LogReader::open(&Environment::system(), log).unwrap();
-    let mut hashes = Vec::new();
-    let (first, end) = (LeafIndex::new(0), LeafIndex::new(u64::MAX));
-    reader
-        .read::<LogError>(first, end, Payloads::Read, &mut |record| {
-            hashes.push(stele_proof::record::SelfHash::of(&record.canonical).to_string());
-            Ok(())
-        })
-        .unwrap();
-    for (index, hash) in acknowledged {
-        assert_eq!(&hashes[usize::try_from(*index).unwrap()], hash, "record {index} was acknowledged");
-    }
+fn append_until_full(log: &Path, sent: &[String]) -> (Ended, Vec<Acknowledged>) {
+    let filled = run(append_command(log), text(sent).as_bytes());
+    let acknowledged = filled.acknowledged(sent.to_vec());
+    (filled, acknowledged)
 }
 
 #[test]
 fn a_full_disk_refuses_clearly_loses_nothing_and_goes_on_when_there_is_room() {
-    let Some(mounted) = Mounted::new() else { return };
+    let Some(mounted) = Mounted::new(&[]) else { return };
     let log = mounted.path().join("log");
-    let made = stele(
-        &["init".as_ref(), "--log".as_ref(), log.as_os_str(), "--origin".as_ref(), "example.com/full".as_ref()],
-        b"",
-    );
-    assert!(made.status.success(), "{made:?}");
+    on_log(&["init", "--origin", "example.com/full"], &log).output();
     let spare = mounted.path().join("spare");
-    std::fs::File::create(&spare).and_then(|mut file| file.write_all(&vec![1; 16 << 20])).unwrap();
-    let line = format!("{}\n", "x".repeat(2000));
-    let filled = append(&log, line.repeat(40_000).as_bytes());
-    assert_eq!(filled.status.code(), Some(1));
-    let errors = String::from_utf8(filled.stderr.clone()).unwrap();
-    assert!(errors.contains("make room") && errors.matches('\n').count() == 1, "{errors}");
-    let mut all = acknowledged(&filled);
+    File::create(&spare).and_then(|mut file| file.write_all(&vec![1; 16 << 20])).unwrap();
+    let (filled, mut all) = append_until_full(&log, &long_lines("first", 40_000));
+    told_to_make_room(&filled);
     assert!(all.len() > 5000, "only {} records before the disk was full", all.len());
     check_all_there(&log, &all);
 
     // Not one byte free: opening and reading still work, appending is refused.
-    let filler = mounted.path().join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    drop(file);
-    let refused = append(&log, b"one\n");
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("make room"));
-    assert!(refused.stdout.is_empty());
+    let filler = mounted.fill(0);
+    let refused = run(append_command(&log), b"one\n");
+    told_to_make_room(&refused);
+    assert_eq!(refused.output, "");
     check_all_there(&log, &all);
 
     // With room again it goes on where it was.
     std::fs::remove_file(&filler).unwrap();
-    let verified = stele(&["verify".as_ref(), "log".as_ref(), log.as_os_str()], b"");
-    assert!(verified.status.success(), "{verified:?}");
-    let sealed = stele(&["segment".as_ref(), "seal".as_ref(), "--log".as_ref(), log.as_os_str()], b"");
-    assert!(sealed.status.success(), "the low-water mark left room to seal: {sealed:?}");
+    verify(&log);
+    let sealed = on_log(&["segment", "seal"], &log);
+    assert_eq!(sealed.code, Some(0), "the low-water mark left room to seal: {sealed:?}");
     std::fs::remove_file(&spare).unwrap();
-    let more = append(&log, b"more\n");
-    assert!(more.status.success(), "{more:?}");
-    all.extend(acknowledged(&more));
+    all.extend(append(&log, &lines("more", 1)));
     check_all_there(&log, &all);
+    verify(&log);
+}
+
+/// What is queued and not yet written counts as taken: however slow the disk, the low-water mark is what stops a log,
+/// and leaves room to seal and to sign.
+#[test]
+#[ignore = "the free space is compared without the bytes that wait for a flush: fails where the machine is busy"]
+fn the_low_water_mark_holds_for_what_is_queued_too() {
+    let Some(mounted) = Mounted::new(&[]) else { return };
+    let log = mounted.path().join("log");
+    init(&log).output();
+    let padding = "x".repeat(500_000);
+    let sent: Vec<String> = lines("large", 160).into_iter().map(|line| format!("{line} {padding}")).collect();
+    let (filled, all) = append_until_full(&log, &sent);
+    told_to_make_room(&filled);
+    assert!(filled.errors.contains("kept for sealing"), "it ran into the end of the disk: {}", filled.errors);
+    check_all_there(&log, &all);
+    on_log(&["segment", "seal"], &log).output();
+    on_log(&["checkpoint"], &log).output();
+    verify(&log);
+}
+
+/// The clean mark and the incarnation are written over what is there, so that they need no room.
+#[test]
+fn a_log_closes_opens_and_signs_without_a_free_byte() {
+    let Some(mounted) = Mounted::new(&[]) else { return };
+    let log = mounted.path().join("log");
+    init(&log).output();
+    let mut writer = Writer::start(&log);
+    writer.send(&lines("first", 10));
+    assert!(writer.wait_for(10));
+    let filler = mounted.fill(0);
+    let (closed, mut all) = writer.end();
+    assert_eq!((closed.code, closed.errors.as_str()), (Some(0), ""), "closing cleanly needs no room");
+    for _ in 0..3 {
+        assert_eq!(run(append_command(&log), b"").code, Some(0), "opening and closing needs no room");
+        let refused = run(append_command(&log), b"one\n");
+        told_to_make_room(&refused);
+        assert_eq!(refused.output, "");
+    }
+    check_all_there(&log, &all);
+    verify(&log);
+    told_to_make_room(&on_log(&["checkpoint"], &log));
+    std::fs::remove_file(&filler).unwrap();
+    on_log(&["checkpoint"], &log).output();
+    all.extend(append(&log, &lines("more", 300)));
+    check_all_there(&log, &all);
+    verify(&log);
+}
+
+/// Somebody else fills the disk while the log is written, so that the low-water mark cannot help: the write of a
+/// frame fails, or the creation of the next segment's file, or sealing.
+#[test]
+fn a_disk_that_fills_up_under_a_writer_stops_it_and_loses_nothing() {
+    let Some(mounted) = Mounted::new(&[]) else { return };
+    let log = mounted.path().join("log");
+    init(&log).output();
+    let mut all = Vec::new();
+    for blocks_left in [0, 2, 4, 5, 6, 8, 10, 12] {
+        // Close to the end of a block, so that it is completed between two looks of the writer at the free space.
+        let to_roll = 256 - size(&log) % 256;
+        let lead = if to_roll > 40 { to_roll - 30 } else { to_roll + 226 };
+        all.extend(append(&log, &lines(&format!("lead-{blocks_left}"), lead)));
+        let sent = lines(&format!("left-{blocks_left}"), 80);
+        let mut writer = Writer::start(&log);
+        writer.send(&sent[..2]);
+        assert!(writer.wait_for(2));
+        let filler = mounted.fill(blocks_left);
+        writer.send(&sent[2..]);
+        let (ended, acknowledged) = writer.end();
+        told_to_make_room(&ended);
+        println!("{blocks_left} blocks left, {} acknowledged: {}", acknowledged.len(), ended.errors);
+        all.extend(acknowledged);
+        // Readable and good as it lies there, and opened without a free byte or refused with what to do.
+        check_all_there(&log, &all);
+        verify(&log);
+        let opened = run(append_command(&log), b"");
+        assert!(opened.code == Some(0) || opened.errors.contains("make room"), "{opened:?}");
+        check_all_there(&log, &all);
+        verify(&log);
+        std::fs::remove_file(&filler).unwrap();
+        all.extend(append(&log, &lines(&format!("room-{blocks_left}"), 2)));
+    }
+    on_log(&["segment", "seal"], &log).output();
+    check_all_there(&log, &all);
+    verify(&log);
+}
+
+/// How many records a log holds.
+fn size(log: &Path) -> usize {
+    let last = on_log(&["tail", "-n", "1", "--json"], log).output();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    1 + usize::try_from(last["index"].as_u64().unwrap()).unwrap()
+}
+
+/// Room for bytes, and none for one more file: everything that makes a file meets it.
+#[test]
+fn a_file_system_without_inodes_stops_a_log_at_its_next_file_and_not_before() {
+    let Some(mounted) = Mounted::new(&["-N", "128"]) else { return };
+    let log = mounted.path().join("log");
+    init(&log).output();
+    let mut all = append(&log, &lines("first", 10));
+    let taken = mounted.take_inodes();
+    assert!(!taken.is_empty());
+
+    // Frames go into the file that is there; the one behind it cannot be made.
+    let sent = lines("second", 400);
+    let (stopped, acknowledged) = append_until_full(&log, &sent);
+    told_to_make_room(&stopped);
+    assert!(stopped.errors.contains("0000000000000001.seg"), "{}", stopped.errors);
+    all.extend(acknowledged);
+    assert_eq!(check_all_there(&log, &all).len(), 255, "the whole block is there, acknowledged or not");
+    verify(&log);
+
+    // Nothing that needs a file works; all of it says so, again and again.
+    for _ in 0..2 {
+        told_to_make_room(&run(append_command(&log), b"third\n"));
+        told_to_make_room(&on_log(&["segment", "seal"], &log));
+        told_to_make_room(&on_log(&["checkpoint"], &log));
+        check_all_there(&log, &all);
+        verify(&log);
+    }
+
+    // One file at a time becomes free: the log gets further each time, and never back.
+    let mut refused = 0;
+    for path in &taken {
+        std::fs::remove_file(path).unwrap();
+        let tried = run(append_command(&log), b"third\n");
+        all.extend(tried.acknowledged(["third".to_owned()]));
+        check_all_there(&log, &all);
+        verify(&log);
+        if tried.code == Some(0) {
+            break;
+        }
+        told_to_make_room(&Ended { errors: last_line(&tried.errors), ..tried });
+        refused += 1;
+    }
+    assert!(refused < taken.len());
+    println!("{refused} files were not enough");
+    // Some are gone already.
+    taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    all.extend(append(&log, &lines("fourth", 300)));
+    on_log(&["checkpoint"], &log).output();
+    check_all_there(&log, &all);
+    verify(&log);
+}
+
+fn last_line(text: &str) -> String {
+    text.lines().last().map(|line| format!("{line}\n")).unwrap_or_default()
+}
+
+#[test]
+fn a_log_is_not_begun_where_there_is_no_room_for_it() {
+    let Some(mounted) = Mounted::new(&["-N", "128"]) else { return };
+    let log = mounted.path().join("a/log");
+    for blocks_left in [0, 1, 3, 10, 60] {
+        let filler = mounted.fill(blocks_left);
+        let refused = init(&log);
+        told_to_make_room(&refused);
+        assert_eq!(refused.output, "");
+        assert!(!mounted.path().join("a").exists(), "nothing was begun");
+        std::fs::remove_file(&filler).unwrap();
+    }
+    // Without inodes it cannot be known beforehand: it says what to do, and afterwards what to do with the rest.
+    let mut taken = mounted.take_inodes();
+    for _ in 0..14 {
+        let ended = init(&log);
+        if ended.code == Some(0) {
+            break;
+        }
+        told_to_make_room(&ended);
+        std::fs::remove_file(taken.pop().unwrap()).unwrap();
+        if let Err(error) = std::fs::remove_dir_all(&log) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        }
+    }
+    append(&log, &lines("first", 3));
+    std::fs::remove_file(taken.pop().unwrap()).unwrap();
+    on_log(&["checkpoint"], &log).output();
+    verify(&log);
 }
