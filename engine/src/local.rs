@@ -243,7 +243,10 @@ impl LocalLog {
             self.space_left = left;
             return Ok(());
         }
-        let free = self.environment.disk.free_bytes(self.directory.path())?;
+        // What waits to be written is looked at first: what is written meanwhile counts twice, never not at all.
+        let (body, payloads) = self.batch.byte_lens();
+        let waiting = self.store.unflushed_bytes() + body as u64 + payloads as u64;
+        let free = self.environment.disk.free_bytes(self.directory.path())?.saturating_sub(waiting);
         let needed = low_water(self.genesis.block_height) + SPACE_LOOK_BYTES + takes;
         if free < needed {
             return Err(LogError::NoSpace { path: self.directory.path().to_owned(), free, needed });

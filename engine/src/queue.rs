@@ -132,6 +132,11 @@ impl<T> WorkQueue<T> {
         }
     }
 
+    /// The weight of what was set aside and not given back.
+    pub(crate) fn weight(&self) -> usize {
+        lock(&self.state).weight
+    }
+
     /// Gives weight back once the work it stood for is done.
     pub(crate) fn release(&self, weight: usize) {
         let mut state = lock(&self.state);

@@ -18,7 +18,7 @@ use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
-use crate::number::{Offset, RaftIndex, SegmentNumber, Term};
+use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::queue::{Refused, WorkQueue, lock};
 use crate::recovery::{Recovered, recover};
 use crate::segment::SegmentFile;
@@ -120,6 +120,7 @@ struct Recent {
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     directory: LogDirectory,
+    alignment: Alignment,
     shared: Arc<Shared>,
     recent: Mutex<Recent>,
     /// `None` only while the store goes away.
@@ -173,7 +174,8 @@ impl SegmentStore {
         };
         let writer = Driver::start(writer, environment.workers, directory.path())?;
         let recent = Mutex::new(Recent { tail: recovered.tail, segments, unflushed: BTreeMap::new() });
-        let store = Self { disk, directory: directory.clone(), shared, recent, writer: Some(writer) };
+        let alignment = recovered.tail.alignment;
+        let store = Self { disk, directory: directory.clone(), alignment, shared, recent, writer: Some(writer) };
         Ok((store, recovered))
     }
 
@@ -183,7 +185,7 @@ impl SegmentStore {
     /// # Errors
     /// [`AppendError`]; nothing was appended.
     pub fn append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
-        let weight = weight(&entry);
+        let weight = weight(&entry, self.alignment);
         let reserved = self.shared.queue.try_reserve(weight).or_else(|refused| {
             if refused == Refused::Closed {
                 return Err(refused);
@@ -200,7 +202,7 @@ impl SegmentStore {
     /// # Errors
     /// [`AppendError`]; nothing was appended.
     pub fn try_append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
-        let weight = weight(&entry);
+        let weight = weight(&entry, self.alignment);
         self.shared.queue.try_reserve(weight).map_err(|refused| self.refusal(refused))?;
         self.append_reserved(entry, weight, on_durable)
     }
@@ -307,6 +309,11 @@ impl SegmentStore {
     /// One past the last durable entry.
     pub fn durable(&self) -> RaftIndex {
         lock(&self.shared.progress).durable
+    }
+
+    /// Bytes that what was appended and is not durable yet takes in its files.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.shared.queue.weight() as u64
     }
 
     /// A handle by which another thread follows the writer.
@@ -425,8 +432,10 @@ pub enum TruncateError {
     Poisoned(#[from] Poisoned),
 }
 
-fn weight(entry: &Entry) -> usize {
-    HEADER_BYTES + entry.body.len() + entry.payload.len()
+/// The bytes that an entry takes in its files.
+fn weight(entry: &Entry, alignment: Alignment) -> usize {
+    let padded = |bytes: usize| usize::try_from(alignment.round_up(bytes as u64)).unwrap_or(usize::MAX);
+    padded(HEADER_BYTES + entry.body.len()) + padded(entry.payload.len())
 }
 
 /// Hands a result to somebody who waits, or has given up waiting.
