@@ -34,6 +34,7 @@
 //! | [`reader`] | records and proofs without the lock |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
+//! | [`prepare`] | space for the next segment file, zeroed ahead |
 //! | [`store`] | the segment store as a Raft log store |
 
 pub mod batch;
@@ -52,6 +53,7 @@ pub mod intake;
 pub mod local;
 pub mod membership;
 pub mod number;
+pub mod prepare;
 mod queue;
 pub mod read_back;
 pub mod reader;
