@@ -7,8 +7,8 @@
 //! it, flushes it, gives it the segment's name and flushes the directory; a roll that finds nothing ready
 //! makes a plain file, and what is being prepared serves the one after it. Nobody ever waits for zeros.
 //!
-//! Prepared space is a convenience: it is given up where space is short, deleted when a log is closed or
-//! opened, and never in the way of a record. A call of the preparer that fails for another reason stops
+//! Prepared space is a convenience: it is given up where space is short, deleted when a log is closed (also
+//! what the open file has left of it) or opened, and never in the way of a record. A call of the preparer that fails for another reason stops
 //! the log: the medium has failed.
 //!
 //! I-PREPARE-1: at most one file is prepared, and it belongs to whoever holds its stage: the preparer
@@ -454,6 +454,11 @@ pub(crate) struct Due {
 impl Due {
     pub(crate) const fn from(began: Tail, file_len: u64) -> Self {
         Self { began, file_len, asked: false }
+    }
+
+    /// How long the open file was when the writer opened it.
+    pub(crate) const fn file_len(&self) -> u64 {
+        self.file_len
     }
 
     /// Whether the writer, at `tail` now, has come half the way from where it began to the end of the

@@ -322,8 +322,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Marks the clean stop. The open file is cut to its frames first: how much of it was prepared in time
+    /// depends on threads, and the bytes of a log that was closed do not.
     fn stop(&mut self) -> Result<(), LogError> {
         self.confirm()?;
+        if self.due.file_len() > self.tail.offset.get() {
+            self.file.set_len(self.tail.offset.get())?;
+            self.file.sync()?;
+        }
         let clean = CleanMark { group: self.group, segment: self.tail.segment, end: self.tail.offset };
         let state = HardState { clean: Some(clean), ..self.hard_state.state().clone() };
         Ok(self.hard_state.save(state)?)
