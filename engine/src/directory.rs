@@ -47,6 +47,11 @@ impl LogDirectory {
         self.segments.clone()
     }
 
+    /// Space for the next segment file ([`crate::prepare`]).
+    pub fn prepared(&self) -> PathBuf {
+        self.segments().join(format!("prepared{TEMPORARY}"))
+    }
+
     /// A file of a segment.
     pub fn segment_file(&self, file: SegmentFile) -> PathBuf {
         self.segments().join(file.name())

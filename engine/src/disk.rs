@@ -45,8 +45,17 @@ pub enum Access {
     ReadDirect,
     /// Existing file, read and write.
     Write,
+    /// Existing file, read and write, past the page cache where the file system can.
+    WriteDirect,
     /// New file (an existing one is an error), read and write, mode 0600.
     Create,
+}
+
+impl Access {
+    /// Whether reads and writes must suit direct I/O: whole sectors, in the file and in memory.
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::ReadDirect | Self::WriteDirect)
+    }
 }
 
 /// Whether a file may still be written.
@@ -267,7 +276,7 @@ impl DiskFile for RealFile {
             match self.file.read_at(&mut buffer[done..], at + done as u64) {
                 Ok(0) => break,
                 // Direct I/O cannot go on from the odd place where the file ends.
-                Ok(read) if self.access == Access::ReadDirect && read % SECTOR_BYTES != 0 => {
+                Ok(read) if self.access.is_direct() && read % SECTOR_BYTES != 0 => {
                     done += read;
                     break;
                 }
@@ -315,16 +324,18 @@ impl Disk for RealDisk {
         let mut options = fs::OpenOptions::new();
         // Not blocking: what stands in a log's place may be a pipe, whose opening would never end.
         options.read(true).custom_flags(NONBLOCK);
+        // A file system without direct I/O refuses the flag; then the page cache must do.
+        let past_the_cache = |options: &fs::OpenOptions| {
+            options.clone().custom_flags(DIRECT | NONBLOCK).open(path).or_else(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => options.open(path),
+                _ => Err(error),
+            })
+        };
         let opened = match access {
             Access::Read => options.open(path),
-            // A file system without direct I/O refuses the flag; then the page cache must do.
-            Access::ReadDirect => {
-                options.clone().custom_flags(DIRECT | NONBLOCK).open(path).or_else(|error| match error.kind() {
-                    io::ErrorKind::InvalidInput => options.open(path),
-                    _ => Err(error),
-                })
-            }
+            Access::ReadDirect => past_the_cache(&options),
             Access::Write => options.write(true).open(path),
+            Access::WriteDirect => past_the_cache(options.write(true)),
             Access::Create => options.write(true).create_new(true).mode(0o600).open(path),
         };
         let operation = if access == Access::Create { "create" } else { "open" };

@@ -441,6 +441,12 @@ impl Tail {
         }
     }
 
+    /// Bytes of the open segment's frames and payloads so far.
+    pub fn stored_bytes(&self) -> u64 {
+        let parts = u64::from(self.payload_part.get()) * u64::from(MAX_PART_BYTES);
+        self.offset.get() + parts + u64::from(self.payload_offset)
+    }
+
     /// Checks what was read at this place: it must be what [`Tail::place`] writes for its content.
     ///
     /// # Errors

@@ -36,6 +36,7 @@
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
+//! | [`prepare`] | space for the next segment file, zeroed ahead |
 //! | [`store`] | the segment store as a Raft log store |
 
 pub mod batch;
@@ -54,6 +55,7 @@ pub mod intake;
 pub mod local;
 pub mod membership;
 pub mod number;
+pub mod prepare;
 mod queue;
 pub mod read_back;
 pub mod reader;

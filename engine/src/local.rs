@@ -8,6 +8,7 @@
 //! closed, and never when a thread happens to be done.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use stele_proof::record::{Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
@@ -24,16 +25,17 @@ use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::intake::{Admitted, Asker, Refusal, Submission, admit};
-use crate::number::{BlockHeight, SegmentNumber, Term};
+use crate::number::{SegmentNumber, Term};
+use crate::prepare::PreparingRefused;
 use crate::read_back::SegmentStart;
 use crate::recovery::TornTail;
 use crate::replay::{Applied, each_record};
 use crate::reserved::{self, Genesis, SegmentSealed};
-use crate::seal::SegmentEnd;
+use crate::seal::{SegmentEnd, low_water};
 use crate::sealer::Sealer;
 use crate::signing_state::SignedHead;
 use crate::state::StateKeeper;
-use crate::store::{AppendError, Entry, SegmentStore};
+use crate::store::{AppendError, DEFAULT_SEAL_BYTES, Entry, SegmentStore};
 use crate::walk::walk;
 use crate::writer::OnDurable;
 
@@ -44,12 +46,6 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Bytes that may be appended between two looks at the free space.
 const SPACE_LOOK_BYTES: u64 = 1 << 20;
-
-/// Free space that appending leaves alone, so that what is open can be sealed: the sidecar of a block,
-/// with a frame for every leaf, a seal record, a state file of moderate size, and what is being flushed.
-const fn low_water(height: BlockHeight) -> u64 {
-    height.leaves() * (33 + 16) + (8 << 20)
-}
 
 /// When an open segment that holds records is ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +58,7 @@ pub struct SealSettings {
 
 impl Default for SealSettings {
     fn default() -> Self {
-        Self { after_ms: 60 * 60 * 1000, bytes: 256 << 20 }
+        Self { after_ms: 60 * 60 * 1000, bytes: DEFAULT_SEAL_BYTES }
     }
 }
 
@@ -200,7 +196,8 @@ impl LocalLog {
     }
 
     /// Sets when open segments are ended early.
-    pub const fn set_seal_settings(&mut self, settings: SealSettings) {
+    pub fn set_seal_settings(&mut self, settings: SealSettings) {
+        self.store.set_seal_bytes(settings.bytes);
         self.settings = settings;
     }
 
@@ -246,13 +243,24 @@ impl LocalLog {
         // What waits to be written is looked at first: what is written meanwhile counts twice, never not at all.
         let (body, payloads) = self.batch.byte_lens();
         let waiting = self.store.unflushed_bytes() + body as u64 + payloads as u64;
-        let free = self.environment.disk.free_bytes(self.directory.path())?.saturating_sub(waiting);
+        let disk = Arc::clone(&self.environment.disk);
+        let path = self.directory.path().to_owned();
+        let look = || disk.free_bytes(&path).map(|free| free.saturating_sub(waiting));
         let needed = low_water(self.genesis.block_height) + SPACE_LOOK_BYTES + takes;
-        if free < needed {
-            return Err(LogError::NoSpace { path: self.directory.path().to_owned(), free, needed });
+        let mut free = look()?;
+        if free < needed && self.store.give_back_prepared(PreparingRefused { free, needed }) {
+            free = look()?;
         }
-        self.space_left = SPACE_LOOK_BYTES;
-        Ok(())
+        if free >= needed {
+            self.space_left = SPACE_LOOK_BYTES;
+            return Ok(());
+        }
+        // Space that was prepared is no longer free: where the frame finds its place in it, it takes none.
+        let has_place = self.store.prepared_left() >= MAX_BATCH_BYTES as u64 + 2 * frame;
+        if has_place && free >= needed - frame {
+            return Ok(());
+        }
+        Err(LogError::NoSpace { path, free, needed })
     }
 
     /// Sees to it that the next record can be any record: the last leaf of a block waits until every
@@ -420,6 +428,16 @@ impl LocalLog {
         self.store.confirm_idle();
     }
 
+    /// Without threads: does the next step of preparing space, where one is due.
+    pub fn prepare_step(&self) {
+        self.store.prepare_step();
+    }
+
+    /// Why space for the next segment file was not prepared, the first time that was so; appending goes on.
+    pub fn preparing_refused(&self) -> Option<PreparingRefused> {
+        self.store.preparing_refused()
+    }
+
     /// Without threads: seals the next segment that has ended, where there is one.
     pub fn seal_next(&mut self) {
         if self.sealer.is_busy() {
@@ -454,9 +472,7 @@ impl LocalLog {
         let Some(since) = self.aging_since else { return Ok(()) };
         let age = self.environment.clock.now().get().saturating_sub(since.get());
         let tail = self.store.tail();
-        let bytes =
-            tail.offset.get() + u64::from(tail.payload_part.get()) * (256 << 20) + u64::from(tail.payload_offset);
-        if age >= self.settings.after_ms || bytes >= self.settings.bytes {
+        if age >= self.settings.after_ms || tail.stored_bytes() >= self.settings.bytes {
             self.end_segment()?;
         }
         Ok(())

@@ -326,6 +326,13 @@ pub fn create_segment(
     inventory: &Inventory,
     slot: &Slot,
 ) -> Result<(), LogError> {
+    let path = directory.segment_file(SegmentFile::Frames(slot.segment));
+    crate::disk::replace(disk, &path, &segment_head(inventory, slot), crate::disk::Mode::Private)?;
+    Ok(())
+}
+
+/// What a segment file begins with when it is born: header, ring with a first slot.
+pub(crate) fn segment_head(inventory: &Inventory, slot: &Slot) -> Vec<u8> {
     let start = usize::try_from(FRAMES_START.get()).unwrap_or(0);
     let mut head = vec![0; start];
     let header = inventory.header(slot.segment, None).encode();
@@ -333,7 +340,5 @@ pub fn create_segment(
     let place = usize::try_from(Slot::place(slot.group)).unwrap_or(0);
     let page = slot.encode();
     head[place..place + page.len()].copy_from_slice(&page);
-    let path = directory.segment_file(SegmentFile::Frames(slot.segment));
-    crate::disk::replace(disk, &path, &head, crate::disk::Mode::Private)?;
-    Ok(())
+    head
 }

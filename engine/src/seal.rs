@@ -19,12 +19,18 @@ use crate::directory::{LogDirectory, relative};
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, read_up_to, replace};
 use crate::error::LogError;
 use crate::frame::Tail;
-use crate::number::RaftIndex;
+use crate::number::{BlockHeight, RaftIndex};
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reserved::{SegmentSealed, covering_nodes};
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
 use crate::state::{self, StateKeeper};
 use crate::tiles::{Tiles, node_hash_from};
+
+/// Free space that is left alone, so that what is open can be sealed: the sidecar of a block, with a frame
+/// for every leaf, a seal record, a state file of moderate size, and what is being flushed.
+pub(crate) const fn low_water(height: BlockHeight) -> u64 {
+    height.leaves() * (33 + 16) + (8 << 20)
+}
 
 /// Where an ended segment must end, as the running state saw it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

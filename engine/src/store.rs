@@ -19,10 +19,14 @@ use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
+use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
 use crate::recovery::{Recovered, recover};
 use crate::segment::SegmentFile;
 use crate::writer::{Append, OnDurable, Work, Writer, refuse};
+
+/// Bytes at which segments are ended where nobody says otherwise.
+pub(crate) const DEFAULT_SEAL_BYTES: u64 = 256 << 20;
 
 /// Most bytes that are appended and not yet durable.
 pub const MAX_UNFLUSHED_BYTES: usize = 32 << 20;
@@ -63,11 +67,17 @@ pub(crate) struct Shared {
     committed: AtomicU64,
     /// The store was dropped and not closed: its end is no clean stop.
     dropped: AtomicBool,
+    /// The file for the next segment.
+    pub(crate) prepared: Prepared,
+    /// Bytes at which segments are ended.
+    seal_bytes: AtomicU64,
 }
 
 struct Progress {
     durable: RaftIndex,
     open: SegmentNumber,
+    /// How long the open segment's file was when the writer opened it.
+    open_len: u64,
     poisoned: Option<Poisoned>,
 }
 
@@ -85,9 +95,20 @@ impl Shared {
         self.moved.notify_all();
     }
 
-    pub(crate) fn set_open(&self, segment: SegmentNumber) {
-        lock(&self.progress).open = segment;
+    pub(crate) fn set_open(&self, segment: SegmentNumber, file_len: u64) {
+        let mut progress = lock(&self.progress);
+        (progress.open, progress.open_len) = (segment, file_len);
+        drop(progress);
         self.moved.notify_all();
+    }
+
+    pub(crate) fn seal_bytes(&self) -> u64 {
+        self.seal_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why the store has stopped, if a failure has stopped it.
+    pub(crate) fn failure(&self) -> Option<Poisoned> {
+        lock(&self.progress).poisoned.clone()
     }
 
     /// Why the store has stopped.
@@ -101,6 +122,7 @@ impl Shared {
         let poisoned = progress.poisoned.get_or_insert_with(|| Poisoned(error.to_string().into())).clone();
         drop(progress);
         self.queue.close();
+        self.prepared.stop();
         self.moved.notify_all();
         poisoned
     }
@@ -125,6 +147,7 @@ pub struct SegmentStore {
     recent: Mutex<Recent>,
     /// `None` only while the store goes away.
     writer: Option<Driver>,
+    preparer: Preparer,
 }
 
 impl SegmentStore {
@@ -147,18 +170,24 @@ impl SegmentStore {
         hard_state.save(HardState { clean: None, incarnation, ..hard_state.state().clone() })?;
         let segments = index_unsealed(disk.as_ref(), directory, start, &recovered.tail)?;
 
+        let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
+        let file = disk.open(&path, Access::Write)?;
+        let file_len = file.status()?.len;
         let shared = Arc::new(Shared {
             queue: WorkQueue::new(MAX_UNFLUSHED_BYTES),
             progress: Mutex::new(Progress {
                 durable: recovered.tail.next_index,
                 open: recovered.tail.segment,
+                open_len: file_len,
                 poisoned: None,
             }),
             moved: Condvar::new(),
             committed: AtomicU64::new(recovered.committed.get()),
             dropped: AtomicBool::new(false),
+            prepared: Prepared::new(),
+            seal_bytes: AtomicU64::new(DEFAULT_SEAL_BYTES),
         });
-        let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
+        let preparer = Preparer::start(&disk, directory, inventory.height, &shared, environment.workers)?;
         let writer = Writer {
             disk: Arc::clone(&disk),
             directory: directory.clone(),
@@ -167,7 +196,9 @@ impl SegmentStore {
             hard_state,
             tail: recovered.tail,
             group: recovered.group,
-            file: disk.open(&path, Access::Write)?,
+            file,
+            due: Due::from(recovered.tail, file_len),
+            ended: None,
             payload_file: None,
             buffer: Vec::new(),
             confirmed: true,
@@ -175,7 +206,8 @@ impl SegmentStore {
         let writer = Driver::start(writer, environment.workers, directory.path())?;
         let recent = Mutex::new(Recent { tail: recovered.tail, segments, unflushed: BTreeMap::new() });
         let alignment = recovered.tail.alignment;
-        let store = Self { disk, directory: directory.clone(), alignment, shared, recent, writer: Some(writer) };
+        let writer = Some(writer);
+        let store = Self { disk, directory: directory.clone(), alignment, shared, recent, writer, preparer };
         Ok((store, recovered))
     }
 
@@ -356,6 +388,35 @@ impl SegmentStore {
         }
     }
 
+    /// Without a preparing thread: does the next step of preparing space, where one is due. With one, which
+    /// does it by itself: nothing.
+    pub fn prepare_step(&self) {
+        self.preparer.step();
+    }
+
+    /// Why space for the next segment file was not prepared, the first time that was so; appending goes on.
+    pub fn preparing_refused(&self) -> Option<PreparingRefused> {
+        self.shared.prepared.refused()
+    }
+
+    /// Sets at how many bytes the caller ends a segment: no more than that is prepared for the next.
+    pub fn set_seal_bytes(&self, bytes: u64) {
+        self.shared.seal_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back space that was prepared for the next segment file and that records need now; answers
+    /// whether there was any.
+    pub(crate) fn give_back_prepared(&self, refused: PreparingRefused) -> bool {
+        self.preparer.give_back(refused)
+    }
+
+    /// How much of the open file's prepared space lies behind what was appended.
+    pub(crate) fn prepared_left(&self) -> u64 {
+        let tail = self.tail();
+        let progress = lock(&self.shared.progress);
+        if progress.open == tail.segment { progress.open_len.saturating_sub(tail.offset.get()) } else { 0 }
+    }
+
     /// Forgets the places of a segment that has been sealed.
     pub fn forget(&self, sealed: SegmentNumber) {
         lock(&self.recent).segments.remove(&sealed);
@@ -367,8 +428,10 @@ impl SegmentStore {
     /// [`LogError`]: what made the writer stop.
     pub fn close(mut self) -> Result<(), LogError> {
         self.shared.queue.close();
+        self.preparer.stop();
         let end = self.writer.take().and_then(|writer| writer.finish(&self.shared));
-        end.unwrap_or_else(|| Err(self.poisoned().into()))
+        end.unwrap_or_else(|| Err(self.poisoned().into()))?;
+        Ok(remove_left(self.disk.as_ref(), &self.directory, &self.shared.prepared)?)
     }
 }
 

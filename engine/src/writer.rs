@@ -23,6 +23,7 @@ use crate::error::{LogError, Poisoned};
 use crate::frame::{HEADER_BYTES, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
 use crate::number::{Group, RaftIndex};
+use crate::prepare::{Due, Wanted, name_prepared};
 use crate::queue::Taken;
 use crate::recovery::{create_segment, cut_behind};
 use crate::ring::Slot;
@@ -71,6 +72,10 @@ pub(crate) struct Writer {
     pub(crate) tail: Tail,
     pub(crate) group: Group,
     pub(crate) file: Box<dyn DiskFile>,
+    /// When space for the next file is due.
+    pub(crate) due: Due,
+    /// What the file took that this writer ended last.
+    pub(crate) ended: Option<u64>,
     pub(crate) payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
     pub(crate) buffer: Vec<u8>,
     /// Whether the newest slot says {start = end = end of the log}.
@@ -93,6 +98,8 @@ impl Writer {
     /// the clean stop, unless the store was dropped.
     pub(crate) fn turn(&mut self, taken: Taken<Work>) -> Option<Result<(), LogError>> {
         match taken {
+            // The preparer has met a failure: nothing is written any more, and the stop is not clean.
+            Taken::Idle | Taken::Closed if self.shared.failure().is_some() => Some(Err(self.shared.poisoned().into())),
             Taken::Work(mut work) => self.handle(&mut work).err().map(|error| {
                 let poisoned = self.shared.poison(&error);
                 refuse(work, &poisoned);
@@ -113,6 +120,10 @@ impl Writer {
     /// Does what was queued. On an error, what is left in `work` was not done.
     fn handle(&mut self, work: &mut VecDeque<Work>) -> Result<(), LogError> {
         while let Some(first) = work.pop_front() {
+            if let Some(poisoned) = self.shared.failure() {
+                work.push_front(first);
+                return Err(poisoned.into());
+            }
             match first {
                 Work::Append(append) => {
                     let mut group = vec![append];
@@ -242,6 +253,10 @@ impl Writer {
     fn finish_group(&mut self, group: Vec<Append>) -> Result<(), LogError> {
         let weight = group.iter().map(|append| append.weight).sum();
         for append in &group {
+            if append.placed.ends_segment {
+                let frame_len = append.placed.header.frame_len(self.tail.alignment);
+                self.ended = Some(append.placed.offset.get() + frame_len);
+            }
             self.tail.advance(&append.placed);
         }
         self.shared.set_durable(&self.tail);
@@ -251,19 +266,37 @@ impl Writer {
             }
         }
         self.shared.queue.release(weight);
-        if self.tail.segment_is_empty() { self.roll() } else { Ok(()) }
+        if self.tail.segment_is_empty() {
+            return self.roll();
+        }
+        if self.due.is_now(&self.tail, self.shared.seal_bytes()) {
+            self.shared.prepared.want(Wanted { open: self.tail.segment, ended: self.ended });
+        }
+        Ok(())
     }
 
-    /// Creates the file of the segment that is now open; it is born with its first slot.
+    /// Makes the file of the segment that is now open, of what was prepared where that is ready; it is born
+    /// with its first slot.
     fn roll(&mut self) -> Result<(), LogError> {
         self.group = self.group.next();
         let slot = self.confirming_slot();
-        create_segment(self.disk.as_ref(), &self.directory, &self.inventory, &slot)?;
+        if self.shared.prepared.take() {
+            name_prepared(self.disk.as_ref(), &self.directory, &self.inventory, &slot)?;
+        } else {
+            create_segment(self.disk.as_ref(), &self.directory, &self.inventory, &slot)?;
+        }
+        self.open_file()
+    }
+
+    /// Opens the file of the segment that is now open, which has its slot.
+    fn open_file(&mut self) -> Result<(), LogError> {
         let name = SegmentFile::Frames(self.tail.segment);
         self.file = self.disk.open(&self.directory.segment_file(name), Access::Write)?;
+        let file_len = self.file.status()?.len;
+        self.due = Due::from(self.tail, file_len);
         self.payload_file = None;
         self.confirmed = true;
-        self.shared.set_open(self.tail.segment);
+        self.shared.set_open(self.tail.segment, file_len);
         Ok(())
     }
 
@@ -289,8 +322,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Marks the clean stop. The open file is cut to its frames first: how much of it was prepared in time
+    /// depends on threads, and the bytes of a log that was closed do not.
     fn stop(&mut self) -> Result<(), LogError> {
         self.confirm()?;
+        if self.due.file_len() > self.tail.offset.get() {
+            self.file.set_len(self.tail.offset.get())?;
+            self.file.sync()?;
+        }
         let clean = CleanMark { group: self.group, segment: self.tail.segment, end: self.tail.offset };
         let state = HardState { clean: Some(clean), ..self.hard_state.state().clone() };
         Ok(self.hard_state.save(state)?)
@@ -314,13 +353,13 @@ impl Writer {
         let inventory = Inventory::take(self.disk.as_ref(), &self.directory)?;
         let committed = self.shared.committed().min(tail.next_index);
         self.group = cut_behind(self.disk.as_ref(), &self.directory, &inventory, &tail, self.group, committed)?;
-        let path = self.directory.segment_file(SegmentFile::Frames(tail.segment));
-        self.file = self.disk.open(&path, Access::Write)?;
-        self.payload_file = None;
+        if tail.segment < self.tail.segment {
+            // What ended there is open again.
+            self.ended = None;
+        }
         self.tail = tail;
-        self.confirmed = true;
         self.shared.set_durable(&tail);
-        self.shared.set_open(tail.segment);
+        self.open_file()?;
         Ok(tail)
     }
 }

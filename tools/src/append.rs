@@ -16,6 +16,7 @@ use stele_engine::environment::Environment;
 use stele_engine::error::{LogError, Poisoned};
 use stele_engine::intake::Refusal;
 use stele_engine::local::{LocalLog, Receipt};
+use stele_engine::prepare::PreparingRefused;
 use stele_proof::record::MAX_PAYLOAD_BYTES;
 
 use crate::exit::{Exit, Failure};
@@ -133,6 +134,14 @@ pub fn tell_torn(log: &LocalLog, streams: &mut Streams<'_>) {
     }
 }
 
+/// Tells that space for the next segment file is not prepared.
+fn tell_unprepared(PreparingRefused { free, needed }: PreparingRefused, streams: &mut Streams<'_>) {
+    streams.tell(format_args!(
+        "stele: note: space is short, so none is prepared for the next segment file and appending goes on more slowly \
+         ({free} bytes are free, {needed} would be needed)"
+    ));
+}
+
 /// What the main loop waits for.
 enum Event {
     Chunk(Vec<u8>),
@@ -170,11 +179,16 @@ pub fn append(
     };
     let mut failure = None;
     let mut reading = true;
+    let mut told = false;
     while reading || !feed.in_flight.is_empty() || !feed.receipts.is_empty() {
         if !feed.receipts.is_empty() && (steady || !reading || feed.in_flight.is_empty()) {
             feed.cut(log)?;
         }
         let Ok(event) = incoming.recv() else { break };
+        if let (false, Some(refused)) = (told, log.preparing_refused()) {
+            told = true;
+            tell_unprepared(refused, streams);
+        }
         let result = match event {
             Event::Durable(durable) => {
                 durable.map_err(LogError::from)?;

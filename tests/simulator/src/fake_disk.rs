@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stele_engine::disk::{Access, Disk, DiskError, DiskFile, DiskLock, Locking, Mode, Status};
 
-use crate::content::{Content, SECTOR_BYTES};
+use crate::content::SECTOR_BYTES;
 use crate::fault::{Call, EBADF, EINVAL, Fault, Flavour};
 use crate::machine::{Machine, Verdict, off};
 use crate::names::{Entry, FileNumber, plain};
@@ -37,7 +37,8 @@ pub enum Guard {
 /// contract of [`Disk`]:
 /// - a sealed file cannot be opened for writing (the process is not root), and a change through an
 ///   older handle is a violation, as is making it writable again;
-/// - reads with [`Access::ReadDirect`] must be aligned to 512 bytes in file, length and memory;
+/// - reads and writes past the page cache ([`Access::is_direct`]) must be aligned to 512 bytes in file,
+///   length and memory; a write is otherwise like any other, under way until it is flushed;
 /// - directories cannot be renamed or removed.
 #[derive(Clone)]
 pub struct FakeDisk {
@@ -282,7 +283,7 @@ impl Disk for FakeDisk {
                 };
             }
             let number = file_at(machine, &path)?;
-            if access == Access::Write && machine.file(number).mode == Mode::Sealed {
+            if matches!(access, Access::Write | Access::WriteDirect) && machine.file(number).mode == Mode::Sealed {
                 return Err(error(io::ErrorKind::PermissionDenied));
             }
             Ok(number)
@@ -445,12 +446,13 @@ impl FakeFile {
         self.disk.call_or(call, &self.path, place, act, |_| ())
     }
 
-    fn read_direct(content: &Content, buffer: &mut [u8], at: usize) -> io::Result<usize> {
+    /// Refuses what direct I/O does not take.
+    fn check_direct(&self, buffer: &[u8], at: usize) -> io::Result<()> {
         let odd = !at.is_multiple_of(SECTOR_BYTES) || !buffer.len().is_multiple_of(SECTOR_BYTES);
-        if odd || buffer.as_ptr().align_offset(SECTOR_BYTES) != 0 {
+        if self.access.is_direct() && (odd || buffer.as_ptr().align_offset(SECTOR_BYTES) != 0) {
             return Err(io::Error::from_raw_os_error(EINVAL));
         }
-        Ok(content.read_direct(buffer, at))
+        Ok(())
     }
 }
 
@@ -458,18 +460,18 @@ impl DiskFile for FakeFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, DiskError> {
         let place = (at, buffer.len() as u64);
         let act = |machine: &mut Machine| {
-            let content = &machine.file(self.number).content;
-            match self.access {
-                Access::ReadDirect => Self::read_direct(content, buffer, index(at)?),
-                _ => Ok(content.read(buffer, index(at)?)),
-            }
+            let (content, at) = (&machine.file(self.number).content, index(at)?);
+            self.check_direct(buffer, at)?;
+            Ok(if self.access.is_direct() { content.read_direct(buffer, at) } else { content.read(buffer, at) })
         };
         self.disk.call_or(Call::Read, &self.path, place, act, |_| ())
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), DiskError> {
         self.change(Call::Write, (at, bytes.len() as u64), |machine| {
-            machine.write(self.number, &self.path, bytes, index(at)?)
+            let at = index(at)?;
+            self.check_direct(bytes, at)?;
+            machine.write(self.number, &self.path, bytes, at)
         })
     }
 

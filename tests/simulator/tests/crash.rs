@@ -253,6 +253,23 @@ fn direct_reads_must_be_aligned() {
 }
 
 #[test]
+fn direct_writes_must_be_aligned_and_are_under_way_until_they_are_flushed() {
+    let disk = disk();
+    durable(&disk, &[1; 1024]);
+    let file = disk.open(path(), Access::WriteDirect).unwrap();
+    let buffer = vec![2; 4096];
+    let slack = buffer.as_ptr().align_offset(512);
+    assert!(file.write_at(&buffer[slack..slack + 512], 100).is_err());
+    assert!(file.write_at(&buffer[slack..slack + 500], 0).is_err());
+    assert!(file.write_at(&buffer[slack + 1..slack + 513], 0).is_err());
+    file.write_at(&buffer[slack..slack + 1024], 0).unwrap();
+    assert_eq!(read_small(&disk, path(), 1024).unwrap().unwrap(), [2; 1024]);
+    assert!(crashes(&disk.snapshot()).len() > 2, "all old, all new, and between");
+    file.sync().unwrap();
+    assert_eq!(crashes(&disk), [Some(vec![2; 1024])].into());
+}
+
+#[test]
 fn a_flipped_bit_is_there_before_and_after_a_crash() {
     let disk = disk();
     durable(&disk, &[0; 1000]);

@@ -34,7 +34,7 @@ use stele_engine::disk::{Mode, TEMPORARY};
 use stele_engine::environment::{Clock, Entropy, Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
-use stele_engine::local::{LocalLog, PushError};
+use stele_engine::local::{LocalLog, PushError, SealSettings};
 use stele_engine::number::{Alignment, BlockHeight};
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_engine::signing_state::read_signed_head;
@@ -178,6 +178,12 @@ impl Life<'_> {
         Ok(log)
     }
 
+    /// Segments of any length, so small that what is prepared for the next is small, too.
+    fn set_seal_bytes(&mut self, log: &mut LocalLog) {
+        let bytes = (32 << 10) << self.random.below(6);
+        log.set_seal_settings(SealSettings { bytes, ..SealSettings::default() });
+    }
+
     /// What recovery found is durable, and what it did not find is gone for good.
     fn opened(&mut self, log: &LocalLog) {
         let size = log.size().get();
@@ -187,6 +193,7 @@ impl Life<'_> {
     }
 
     fn work(&mut self, mut log: LocalLog) -> Result<End, LogError> {
+        self.set_seal_bytes(&mut log);
         for _ in 0..self.random.below(40) {
             self.let_others_work(&mut log);
             match self.random.below(100) {
@@ -228,6 +235,7 @@ impl Life<'_> {
                     log = self.world.open(self.disk)?;
                     assert!(log.torn_tail().is_none(), "a tail is torn without a crash");
                     self.opened(&log);
+                    self.set_seal_bytes(&mut log);
                 }
             }
         }
@@ -245,6 +253,7 @@ impl Life<'_> {
             0..3 => log.write_queued(),
             3 => log.confirm_idle(),
             4 => log.seal_next(),
+            5..7 => log.prepare_step(),
             _ => {}
         }
     }
