@@ -27,6 +27,13 @@ impl Story {
     }
 }
 
+/// A schedule that failed.
+struct Failure {
+    seed: u64,
+    story: Story,
+    panic: Box<dyn Any + Send>,
+}
+
 /// Which schedules to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seeds {
@@ -63,7 +70,7 @@ impl Seeds {
     /// Where a schedule does.
     pub fn run(&self, schedule: impl Fn(u64, &Story) + Sync) {
         let next = AtomicU64::new(self.seeds.start);
-        let failure: Mutex<Option<(u64, Story, Box<dyn Any + Send>)>> = Mutex::new(None);
+        let failure: Mutex<Option<Failure>> = Mutex::new(None);
         let work = || {
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -75,8 +82,8 @@ impl Seeds {
                     // Every smaller seed has been taken before this one: its thread still finishes it.
                     next.store(self.seeds.end, Ordering::Relaxed);
                     let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    if failure.as_ref().is_none_or(|(first, ..)| seed < *first) {
-                        *failure = Some((seed, story, panic));
+                    if failure.as_ref().is_none_or(|first| seed < first.seed) {
+                        *failure = Some(Failure { seed, story, panic });
                     }
                 }
             }
@@ -86,7 +93,7 @@ impl Seeds {
         } else {
             thread::scope(|scope| (0..self.threads.get()).for_each(|_| drop(scope.spawn(work))));
         }
-        if let Some((seed, story, panic)) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(Failure { seed, story, panic }) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let story = story.into_lines().join("\n");
             #[expect(clippy::print_stderr, reason = "the sequence that failed")]
             {

@@ -28,6 +28,8 @@
 
 #[path = "raft_log/model.rs"]
 mod model;
+#[path = "raft_log/moments.rs"]
+mod moments;
 #[path = "raft_log/node.rs"]
 mod node;
 
