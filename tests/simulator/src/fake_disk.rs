@@ -154,6 +154,12 @@ impl FakeDisk {
         self.machine().failed
     }
 
+    /// Whether the flush of a directory has failed on this machine since it was started: names may be seen
+    /// that no later flush makes durable.
+    pub fn has_lost_names(&self) -> bool {
+        self.machine().names.are_lost()
+    }
+
     /// The last calls, a line each.
     pub fn trace(&self) -> String {
         self.machine().render_trace()

@@ -14,6 +14,14 @@ pub enum How {
 }
 
 impl How {
+    /// Any, but after a failed flush of a directory a crash: a process that is started again on the same
+    /// machine would see names that never become durable, and file systems with a journal, which stop for
+    /// good there, do not let it go on either.
+    pub fn any(disk: &FakeDisk, random: &mut SplitMix64) -> Self {
+        let how = *random.pick(&[Self::Crash, Self::Crash, Self::Kill]);
+        if disk.has_lost_names() { Self::Crash } else { how }
+    }
+
     /// The machine after that. The old one is off.
     #[must_use]
     pub fn end(self, disk: &FakeDisk, random: &mut SplitMix64) -> FakeDisk {
