@@ -88,6 +88,16 @@ impl FakeDisk {
         Self::of(machine.copy(machine.names.clone(), machine.random.clone()))
     }
 
+    /// Whether both machines hold the same names, bytes and modes, all of it durable: nobody could tell
+    /// them apart.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.machine, &other.machine) {
+            return true;
+        }
+        let other = other.machine();
+        self.machine().is_same_as(&other)
+    }
+
     /// From now on every call fails.
     pub fn power_off(&self) {
         self.machine().power_off();

@@ -129,6 +129,11 @@ impl Names {
         }
     }
 
+    /// Whether a crash would change nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.current == self.durable
+    }
+
     pub(crate) const fn are_lost(&self) -> bool {
         self.lost
     }
