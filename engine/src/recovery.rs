@@ -115,10 +115,19 @@ pub(crate) fn find_end(
         let path = directory.segment_file(SegmentFile::Frames(segment));
         let file = disk.open(&path, Access::ReadDirect)?;
         let mut scanner = FrameScanner::new(file.as_ref());
+        let seen_file = disk.open(&path, Access::Read)?;
+        let mut seen = FrameScanner::new(seen_file.as_ref());
         while stopped.is_none() && tail.segment == segment {
+            let durable = newest.is_some_and(|slot| (tail.segment, tail.offset) < (slot.segment, slot.start));
             match scanner.at(&tail)? {
-                Seen::Frame(placed, _) => tail.advance(&placed),
-                Seen::Nothing => {
+                // Where the flush of a cut has failed, the disk still has frames that the page cache shows as
+                // zeros: they are of the last group, and in doubt.
+                Seen::Frame(placed, _)
+                    if durable || matches!(seen.at(&tail)?, Seen::Frame(same, _) if same == placed) =>
+                {
+                    tail.advance(&placed);
+                }
+                Seen::Frame(..) | Seen::Nothing => {
                     rest_from = tail.offset;
                     stopped = Some(None);
                 }

@@ -121,7 +121,8 @@ impl Content {
 
     /// Everything seen becomes durable.
     pub(crate) fn settle(&mut self) {
-        let (current, durable_len) = (std::mem::take(&mut self.current), self.current.len());
+        let current = std::mem::take(&mut self.current);
+        let durable_len = current.len();
         *self = Self { platter: current.clone(), current, durable_len, ..Self::default() };
     }
 
@@ -298,6 +299,18 @@ mod tests {
         for crashed in crashes(&content, Media::WholeSectors) {
             assert!((600..=2000).contains(&crashed.len()));
             assert!(crashed.bytes()[600..].iter().all(|byte| *byte <= 1));
+        }
+    }
+
+    #[test]
+    fn what_was_settled_survives_a_crash_beside_a_write() {
+        let mut content = Content::default();
+        content.write(&[1; 3000], 0);
+        content.settle();
+        content.write(&[2; 10], 0);
+        for crashed in crashes(&content, Media::WholeSectors) {
+            assert_eq!(crashed.len(), 3000);
+            assert_eq!(crashed.bytes()[512..], [1; 3000 - 512]);
         }
     }
 

@@ -89,6 +89,16 @@ impl FakeDisk {
         Self::of(machine.copy(machine.names.clone(), machine.random.clone()))
     }
 
+    /// Whether both machines hold the same names, bytes and modes, all of it durable: nobody could tell
+    /// them apart.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.machine, &other.machine) {
+            return true;
+        }
+        let other = other.machine();
+        self.machine().is_same_as(&other)
+    }
+
     /// From now on every call fails.
     pub fn power_off(&self) {
         self.machine().power_off();
@@ -158,6 +168,12 @@ impl FakeDisk {
     /// The calls that answered the error of a fault, and not one of their own.
     pub fn failures(&self) -> Vec<(Call, PathBuf)> {
         self.machine().failures.clone()
+    }
+
+    /// Whether the flush of a directory has failed on this machine since it was started: names may be seen
+    /// that no later flush makes durable.
+    pub fn has_lost_names(&self) -> bool {
+        self.machine().names.are_lost()
     }
 
     /// The last calls, a line each.

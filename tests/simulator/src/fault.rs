@@ -89,6 +89,11 @@ pub enum Flavour {
     FailedButApplied,
 }
 
+impl Flavour {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Failed, Self::FailedButApplied];
+}
+
 /// Whether a fault passes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lasting {

@@ -13,6 +13,9 @@
 //! | `content` | the bytes of a file: in the page cache, on the platter, under way |
 //! | `names` | directory entries: seen, durable, under way |
 //! | `machine` | everything behind the lock: files, faults, counters, trace |
+//! | [`source`] | time and randomness of a schedule |
+//! | [`mishap`] | what goes wrong in a life |
+//! | [`schedules`] | running schedules by their seeds |
 //! | [`tree`] | copying a directory from one disk to another |
 //!
 //! Not modelled: the order in which a journal keeps changes of names (any subset survives here), pages
@@ -23,6 +26,9 @@ mod content;
 pub mod fake_disk;
 pub mod fault;
 mod machine;
+pub mod mishap;
 mod names;
 pub mod random;
+pub mod schedules;
+pub mod source;
 pub mod tree;

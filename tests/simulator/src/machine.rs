@@ -132,6 +132,27 @@ impl Machine {
         machine
     }
 
+    /// Whether both hold the same names, bytes and modes, and a crash would change nothing on either.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let settled = |machine: &Self| {
+            let durable = |file: &File| file.content.is_durable() && file.mode == file.durable_mode;
+            machine.names.is_settled() && files_of(&machine.names).all(|number| durable(machine.file(number)))
+        };
+        let same = |(path, entry): (&Path, Entry)| match (entry, other.names.get(path)) {
+            (Entry::File(one), Some(Entry::File(two))) => {
+                let (one, two) = (self.file(one), other.file(two));
+                let same_bytes = Arc::ptr_eq(&one.content, &two.content) || one.content.bytes() == two.content.bytes();
+                one.mode == two.mode && same_bytes
+            }
+            (Entry::Directory, Some(Entry::Directory)) => true,
+            _ => false,
+        };
+        self.names.all().count() == other.names.all().count()
+            && self.names.all().all(same)
+            && settled(self)
+            && settled(other)
+    }
+
     /// Counts a call and decides what becomes of it.
     pub(crate) fn begin(&mut self, call: Call, path: &Path, at: u64, len: u64) -> Verdict {
         if self.off {

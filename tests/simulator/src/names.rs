@@ -65,6 +65,8 @@ pub(crate) struct Names {
     current: BTreeMap<PathBuf, Entry>,
     durable: BTreeMap<PathBuf, Entry>,
     pending: Vec<Change>,
+    /// Whether the flush of a directory has failed, so that names may be seen that never become durable.
+    lost: bool,
 }
 
 /// A path without `.` components.
@@ -119,11 +121,21 @@ impl Names {
 
     /// A flush of a directory that fails: each change may have become durable, and none will later.
     pub(crate) fn lose(&mut self, directory: &Path, random: &mut SplitMix64) {
+        self.lost = true;
         for change in self.take_pending(directory) {
             if random.percent(50) {
                 change.apply(&mut self.durable);
             }
         }
+    }
+
+    /// Whether a crash would change nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.current == self.durable
+    }
+
+    pub(crate) const fn are_lost(&self) -> bool {
+        self.lost
     }
 
     /// The pending changes of names in this directory, and the earlier ones they build on elsewhere.
@@ -152,13 +164,14 @@ impl Names {
         }
         let found = entries.iter().filter(|(path, _)| has_parents(&entries, path));
         let found: BTreeMap<_, _> = found.map(|(path, entry)| (path.clone(), *entry)).collect();
-        Self { current: found.clone(), durable: found, pending: Vec::new() }
+        Self { current: found.clone(), durable: found, pending: Vec::new(), lost: false }
     }
 
     /// Everything seen is durable.
     pub(crate) fn settle(&mut self) {
         self.durable = self.current.clone();
         self.pending.clear();
+        self.lost = false;
     }
 }
 

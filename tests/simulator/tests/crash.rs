@@ -89,6 +89,36 @@ fn after_a_crash_old_handles_and_the_old_disk_fail_and_the_new_one_does_not() {
 }
 
 #[test]
+fn machines_are_the_same_only_with_the_same_names_bytes_and_modes_all_durable() {
+    let one = disk();
+    let file = durable(&one, b"x");
+    let two = one.crash(&mut SplitMix64::new(1));
+    assert!(two.is_same_as(&two.snapshot()) && two.is_same_as(&two.crash(&mut SplitMix64::new(2))));
+    drop(file);
+    let changed = |change: &dyn Fn(&FakeDisk)| {
+        let three = two.snapshot();
+        change(&three);
+        three.is_same_as(&two.snapshot())
+    };
+    let open = |disk: &FakeDisk| disk.open(path(), Access::Write).unwrap();
+    assert!(changed(&|_| ()));
+    assert!(!changed(&|disk| open(disk).write_at(b"x", 0).unwrap()), "the same bytes, not yet flushed");
+    assert!(!changed(&|disk| disk.flip_bit(path(), 0, 0)));
+    assert!(!changed(&|disk| {
+        open(disk).set_mode(Mode::Sealed).unwrap();
+        disk.settle();
+    }));
+    assert!(!changed(&|disk| {
+        drop(disk.open(Path::new("/b"), Access::Create).unwrap());
+        disk.settle();
+    }));
+    assert!(!changed(&|disk| {
+        disk.rename(path(), Path::new("/b")).unwrap();
+        disk.settle();
+    }));
+}
+
+#[test]
 fn after_a_kill_everything_is_seen_and_nothing_more_is_durable() {
     let old = disk();
     created(&old, b"x");
