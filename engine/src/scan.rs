@@ -7,8 +7,9 @@ use crate::frame::{FrameFault, FrameHeader, HEADER_BYTES, Placed, Tail};
 use crate::number::{Alignment, Offset, SegmentNumber};
 use crate::segment::PAGE_BYTES;
 
-/// Bytes read ahead.
-const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes read at a time at first, and at most: who reads on is given more with each read.
+const FIRST_WINDOW_BYTES: usize = 1 << 16;
+const MAX_WINDOW_BYTES: usize = 1 << 20;
 
 /// What stands at a place.
 #[derive(Debug)]
@@ -29,12 +30,14 @@ pub struct FrameScanner<'f> {
     slack: usize,
     at: u64,
     len: usize,
+    /// How much the next read brings, unless more is asked for.
+    ahead: usize,
 }
 
 impl<'f> FrameScanner<'f> {
     /// A scanner of this file.
     pub fn new(file: &'f dyn DiskFile) -> Self {
-        Self { file, buffer: Vec::new(), slack: 0, at: 0, len: 0 }
+        Self { file, buffer: Vec::new(), slack: 0, at: 0, len: 0, ahead: FIRST_WINDOW_BYTES }
     }
 
     /// What stands at the tail's place.
@@ -100,7 +103,7 @@ impl<'f> FrameScanner<'f> {
         let step = u64::from(alignment.get());
         let mut at = range.start.get();
         while at < range.end.get() {
-            let bytes = self.window(at, WINDOW_BYTES)?;
+            let bytes = self.window(at, FIRST_WINDOW_BYTES)?;
             let places = bytes.windows(HEADER_BYTES).step_by(alignment.get() as usize);
             let mut looked = 0;
             for (place, bytes) in (at..range.end.get()).step_by(alignment.get() as usize).zip(places) {
@@ -128,11 +131,11 @@ impl<'f> FrameScanner<'f> {
     pub fn non_zero_from(&mut self, start: u64) -> Result<bool, DiskError> {
         let mut at = start;
         loop {
-            let bytes = self.window(at, WINDOW_BYTES)?;
+            let bytes = self.window(at, FIRST_WINDOW_BYTES)?;
             if bytes.iter().any(|byte| *byte != 0) {
                 return Ok(true);
             }
-            if bytes.len() < WINDOW_BYTES {
+            if bytes.len() < FIRST_WINDOW_BYTES {
                 return Ok(false);
             }
             at += bytes.len() as u64;
@@ -154,7 +157,8 @@ impl<'f> FrameScanner<'f> {
             let page = PAGE_BYTES as u64;
             let from = start / page * page;
             let skipped = usize::try_from(start - from).unwrap_or(0);
-            let want = (skipped + len).next_multiple_of(PAGE_BYTES).max(WINDOW_BYTES);
+            let want = (skipped + len).next_multiple_of(PAGE_BYTES).max(self.ahead);
+            self.ahead = (self.ahead * 2).min(MAX_WINDOW_BYTES);
             if self.buffer.len() < want + PAGE_BYTES {
                 self.buffer = vec![0; want + PAGE_BYTES];
             }
