@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use stele_engine::environment::{Clock, Entropy};
+use stele_engine::environment::{Clock, Entropy, Environment, Workers};
 use stele_proof::UnixMillis;
 
+use crate::fake_disk::FakeDisk;
 use crate::random::SplitMix64;
 
 /// A clock that a schedule moves, and randomness from its seed.
@@ -25,6 +26,13 @@ impl Source {
     pub fn advance(&self, millis: u64) {
         self.now.fetch_add(millis, Ordering::Relaxed);
     }
+}
+
+/// What a log on this disk takes from outside: a clock that stands, randomness of one seed, and no threads.
+pub fn environment(disk: &FakeDisk) -> Environment {
+    let source = Arc::new(Source::new(UnixMillis::new(1_000_000), SplitMix64::new(1)));
+    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Source>::clone(&source));
+    Environment { disk, clock, entropy: source, workers: Workers::Inline }
 }
 
 impl Clock for Source {

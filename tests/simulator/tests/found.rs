@@ -4,11 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use stele_engine::birth::CreateOptions;
 use stele_engine::disk::{Access, Disk};
-use stele_engine::environment::{Clock, Entropy, Environment, Workers};
+use stele_engine::environment::{Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::LocalLog;
@@ -23,26 +22,8 @@ use stele_simulator::fake_disk::{FakeDisk, Media};
 use stele_simulator::fault::{Call, Calls, Cause, Fault, Flavour, Lasting};
 use stele_simulator::random::SplitMix64;
 
-/// A clock that stands, and randomness of one seed.
-struct Fixed(Mutex<SplitMix64>);
-
-impl Clock for Fixed {
-    fn now(&self) -> UnixMillis {
-        UnixMillis::new(1_000_000)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.lock().unwrap().fill(out);
-        Ok(())
-    }
-}
-
 fn environment(disk: &FakeDisk) -> Environment {
-    let fixed = Arc::new(Fixed(Mutex::new(SplitMix64::new(1))));
-    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Fixed>::clone(&fixed));
-    Environment { disk, clock, entropy: fixed, workers: Workers::Threads }
+    Environment { workers: Workers::Threads, ..stele_simulator::source::environment(disk) }
 }
 
 fn create(disk: &FakeDisk, path: &Path) -> LocalLog {

@@ -7,12 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use stele_engine::birth::CreateOptions;
 use stele_engine::directory::LogDirectory;
 use stele_engine::disk::{Mode, TEMPORARY};
-use stele_engine::environment::{Clock, Entropy, Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::{LocalLog, PushError, SealSettings};
@@ -27,6 +25,7 @@ use stele_proof::{TreeSize, UnixMillis};
 use stele_simulator::fake_disk::{FakeDisk, Media};
 use stele_simulator::fault::{Call, Calls, Cause, Fault, Flavour, Lasting};
 use stele_simulator::random::SplitMix64;
+use stele_simulator::source::environment;
 
 const LOG: &str = "/log";
 const FLAVOURS: [Flavour; 2] = [Flavour::Failed, Flavour::FailedButApplied];
@@ -34,28 +33,6 @@ const FLAVOURS: [Flavour; 2] = [Flavour::Failed, Flavour::FailedButApplied];
 const LOW_WATER: u64 = 256 * (33 + 16) + (8 << 20);
 /// A little more than is zeroed in one step.
 const SEAL_BYTES: u64 = (1 << 20) + (64 << 10);
-
-/// A clock that stands, and randomness of one seed.
-struct Fixed(Mutex<SplitMix64>);
-
-impl Clock for Fixed {
-    fn now(&self) -> UnixMillis {
-        UnixMillis::new(1_000_000)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.lock().unwrap().fill(out);
-        Ok(())
-    }
-}
-
-fn environment(disk: &FakeDisk) -> Environment {
-    let fixed = Arc::new(Fixed(Mutex::new(SplitMix64::new(1))));
-    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Fixed>::clone(&fixed));
-    Environment { disk, clock, entropy: fixed, workers: Workers::Inline }
-}
 
 fn settings() -> SealSettings {
     SealSettings { bytes: SEAL_BYTES, ..SealSettings::default() }

@@ -5,46 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use stele_engine::birth::CreateOptions;
 use stele_engine::directory::LogDirectory;
 use stele_engine::disk::{Access, Disk, Mode};
-use stele_engine::environment::{Clock, Entropy, Environment, Workers};
+use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::LocalLog;
-use stele_engine::number::BlockHeight;
+use stele_engine::number::{Alignment, BlockHeight};
 use stele_engine::repair::{RepairError, RepairReport, repair};
 use stele_engine::verify::{VerifyOptions, verify_log};
 use stele_proof::UnixMillis;
 use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
 use stele_simulator::fake_disk::{FakeDisk, Media};
-use stele_simulator::fault::{Calls, Cause, Fault, Flavour, Lasting};
+use stele_simulator::fault::{Call, Calls, Cause, Fault, Flavour, Lasting};
 use stele_simulator::random::SplitMix64;
+use stele_simulator::source::environment;
 use stele_simulator::tree::copy;
-
-/// A clock that stands, and randomness of one seed.
-struct Fixed(Mutex<SplitMix64>);
-
-impl Clock for Fixed {
-    fn now(&self) -> UnixMillis {
-        UnixMillis::new(1_000_000)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.lock().unwrap().fill(out);
-        Ok(())
-    }
-}
-
-fn environment(disk: &FakeDisk) -> Environment {
-    let fixed = Arc::new(Fixed(Mutex::new(SplitMix64::new(1))));
-    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Fixed>::clone(&fixed));
-    Environment { disk, clock, entropy: fixed, workers: Workers::Inline }
-}
 
 fn push(log: &mut LocalLog) {
     let builder = RecordBuilder {
@@ -214,4 +192,83 @@ fn a_repaired_log_takes_records_again_and_what_was_replaced_is_kept() {
     let verified = verify_log(&disk, &LogDirectory::new(log()), &VerifyOptions::default(), &mut |_| ()).unwrap();
     assert!(verified.findings.is_empty(), "{verified:?}");
     assert!(disk.open(&log().join("quarantine/hard-state.0"), Access::Read).is_ok());
+}
+
+/// Frames that share a sector, on media that tear sectors, can lose what was durable (FAULTS line 2). It is
+/// found, and comes back from a copy, where the group before was confirmed.
+#[test]
+fn at_alignment_8_a_tear_in_a_durable_sector_is_found_and_repaired_from_a_copy() {
+    let mut torn = 0;
+    for seed in 0..64 {
+        let disk = FakeDisk::new(Media::TearsSectors, seed);
+        let options = CreateOptions {
+            block_height: BlockHeight::new(8).unwrap(),
+            frame_align: Alignment::WORD,
+            ..CreateOptions::new(Origin::new("example.com/test").unwrap())
+        };
+        let mut open = LocalLog::create(&environment(&disk), log(), &options).unwrap();
+        push(&mut open);
+        open.flush().unwrap();
+        open.confirm_idle();
+        let durable = open.size();
+        disk.settle();
+        let copied = disk.snapshot();
+        push(&mut open);
+        // The frame is written into the sector of the one before, and its flush does not come back.
+        disk.inject(Fault {
+            calls: Calls::Only(Call::Sync),
+            nth: 2,
+            lasting: Lasting::FromThenOn,
+            flavour: Flavour::Failed,
+            cause: Cause::Io,
+        });
+        open.flush().unwrap_err();
+        drop(open);
+        let crashed = disk.crash(&mut SplitMix64::new(seed));
+        copy(&copied, log(), &crashed, Path::new("/copy")).unwrap();
+        crashed.settle();
+        let opened = match LocalLog::open(&environment(&crashed), log()) {
+            Ok(opened) => opened,
+            Err(LogError::Damaged(damage)) => {
+                assert_eq!(damage.file, "segments/0000000000000000.seg");
+                assert!(run(&crashed).unwrap().is_whole(), "seed {seed}");
+                torn += 1;
+                LocalLog::open(&environment(&crashed), log()).unwrap()
+            }
+            Err(error) => panic!("seed {seed}: {error}"),
+        };
+        assert!(opened.size() >= durable, "seed {seed}");
+        opened.close().unwrap();
+        let report = verify_log(&crashed, &LogDirectory::new(log()), &VerifyOptions::default(), &mut |_| ()).unwrap();
+        assert_eq!(report.findings, [], "seed {seed}");
+    }
+    assert!(torn > 0, "no sector was torn");
+}
+
+/// At alignment 4,096 it cannot happen: nothing is written to a page that holds a durable frame.
+#[test]
+fn at_alignment_4096_no_crash_tears_a_durable_sector() {
+    for seed in 0..64 {
+        let disk = FakeDisk::new(Media::TearsSectors, seed);
+        let options = CreateOptions::new(Origin::new("example.com/test").unwrap());
+        let mut open = LocalLog::create(&environment(&disk), log(), &options).unwrap();
+        push(&mut open);
+        open.flush().unwrap();
+        open.confirm_idle();
+        let durable = open.size();
+        push(&mut open);
+        disk.inject(Fault {
+            calls: Calls::Only(Call::Sync),
+            nth: 2,
+            lasting: Lasting::FromThenOn,
+            flavour: Flavour::Failed,
+            cause: Cause::Io,
+        });
+        open.flush().unwrap_err();
+        drop(open);
+        let crashed = disk.crash(&mut SplitMix64::new(seed));
+        let opened =
+            LocalLog::open(&environment(&crashed), log()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(opened.size() >= durable, "seed {seed}");
+    }
 }

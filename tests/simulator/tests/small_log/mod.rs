@@ -3,11 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use stele_engine::birth::CreateOptions;
 use stele_engine::disk::{Access, Disk, Mode};
-use stele_engine::environment::{Clock, Entropy, Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::{LocalLog, PushError, Receipt};
@@ -17,33 +15,10 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
 use stele_proof::{LeafIndex, UnixMillis};
 use stele_simulator::fake_disk::{FakeDisk, Media};
-use stele_simulator::random::SplitMix64;
+pub(crate) use stele_simulator::source::environment;
 
 /// Where the log lies.
 pub(crate) const LOG: &str = "/log";
-
-/// A clock that stands, and randomness of one seed.
-struct Fixed(Mutex<SplitMix64>);
-
-impl Clock for Fixed {
-    fn now(&self) -> UnixMillis {
-        UnixMillis::new(1_000_000)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.lock().unwrap().fill(out);
-        Ok(())
-    }
-}
-
-/// What every test here gives the engine.
-pub(crate) fn environment(disk: &FakeDisk) -> Environment {
-    let fixed = Arc::new(Fixed(Mutex::new(SplitMix64::new(1))));
-    let (disk, clock) = (Arc::new(disk.clone()), Arc::<Fixed>::clone(&fixed));
-    Environment { disk, clock, entropy: fixed, workers: Workers::Inline }
-}
 
 pub(crate) fn new_disk() -> FakeDisk {
     FakeDisk::new(Media::WholeSectors, 1)
