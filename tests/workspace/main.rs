@@ -6,6 +6,7 @@ mod arrows;
 mod file_size;
 mod full_disk;
 mod kill;
+mod named_tests;
 mod process;
 mod quickstart;
 mod stopped;

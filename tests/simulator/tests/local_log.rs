@@ -51,7 +51,7 @@ use stele_simulator::schedules::{Seeds, Story};
 use stele_simulator::source::Source;
 
 /// Schedules where nobody asks for more.
-const SCHEDULES: u64 = 300;
+const SCHEDULES: u64 = 400;
 /// Schedules with threads, which are slower and less often new.
 const THREADED_SCHEDULES: u64 = 30;
 const LOG: &str = "/var/lib/log";

@@ -44,7 +44,7 @@ use stele_simulator::random::SplitMix64;
 use stele_simulator::schedules::{Seeds, Story};
 
 /// Schedules where nobody asks for more.
-const SCHEDULES: u64 = 300;
+const SCHEDULES: u64 = 2000;
 
 fn schedule(seed: u64, story: &Story) {
     let mut random = SplitMix64::new(seed);
