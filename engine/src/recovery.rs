@@ -1,7 +1,7 @@
 //! Recovery: what of the unsealed files is the log, decided by what was flushed before (FAULTS.md).
 //!
 //! [`table`] is the decision; [`quarantine`] what a damaged log lacks; [`examine`] looks and decides, and
-//! writes nothing. Rot is kept, never cut: the log is refused for writing, and not one byte of it changes.
+//! writes nothing. Rot is kept, never cut: the log is refused for writing, and recovery writes nothing.
 //!
 //! I-RECOVERY-1: no valid frame is rewritten in place.
 //! I-RECOVERY-2: when recovery returns, a slot {start = end = end of the log} is durable and every
