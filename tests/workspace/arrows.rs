@@ -10,7 +10,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("stele-tools", &["stele-proof", "stele-engine"]),
     ("stele-tests", &[]),
     ("stele-fuzzing", &["stele-proof", "stele-engine"]),
-    ("stele-simulator", &["stele-engine"]),
+    ("stele-simulator", &["stele-proof", "stele-engine"]),
 ];
 const PROOF_MAY_USE: [&str; 9] = [
     "base64",
