@@ -13,11 +13,12 @@ use crate::disk::{Access, Disk, DiskError, DiskLock, Mode, read_small, replace};
 use crate::environment::Environment;
 use crate::error::LogError;
 use crate::frame::{EntryKind, Tail};
-use crate::hard_state::{HardState, HardStateFile, Vote};
+use crate::hard_state::{HardState, HardStateFile, Vote, read_clean_mark};
 use crate::local::{LOCAL_TERM, take_lock};
 use crate::membership::{Membership, Node};
 use crate::number::{Alignment, BlockHeight, Group, NodeId, RaftIndex, SegmentNumber, SiteName};
 use crate::recovery::create_segment;
+use crate::recovery::examine::REMEDY;
 use crate::replay::each_record;
 use crate::reserved::{Genesis, LogId};
 use crate::ring::{Slot, read_ring};
@@ -111,7 +112,7 @@ pub(crate) fn create(
     HardStateFile::create(disk, &directory.hard_state(), state)?;
     let slot = Slot {
         segment: SegmentNumber::new(0),
-        group: Group::new(1),
+        group: Group::new(0).born(),
         start: FRAMES_START,
         end: FRAMES_START,
         committed: RaftIndex::new(0),
@@ -250,10 +251,13 @@ fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Gen
     let file = disk.open(&directory.segment_file(name), Access::Read)?;
     let mut scanner = FrameScanner::new(file.as_ref());
     let mut tail = Tail::start(inventory.alignment, inventory.height);
-    // Whether something behind the tail was flushed once, so that what is not there is lost.
+    // Whether something behind the tail was flushed once, so that what is not there is lost. A ring without a
+    // slot has rotted (I-RING-3), and proves nothing of a log that was never finished.
     let is_durable = |tail: &Tail| -> Result<bool, LogError> {
         let (slots, _) = read_ring(file.as_ref(), tail.segment)?;
-        Ok(inventory.last > tail.segment || slots.iter().any(|slot| slot.start > tail.offset))
+        let closed = read_clean_mark(disk, &directory.hard_state())?.is_some();
+        let flushed = slots.is_empty() || slots.iter().any(|slot| slot.start > tail.offset);
+        Ok(inventory.last > tail.segment || closed || flushed)
     };
     loop {
         let placed = match scanner.at(&tail)? {
@@ -261,9 +265,12 @@ fn read_genesis_record(disk: &dyn Disk, directory: &LogDirectory) -> Result<(Gen
                 return Err(LogError::Unfinished(directory.path().to_owned()));
             }
             Seen::Nothing => {
-                return Err(LogError::damaged(relative(name), tail.offset.get(), None, "a frame is missing"));
+                let what = format!("a frame is missing; {REMEDY}");
+                return Err(LogError::damaged(relative(name), tail.offset.get(), None, what));
             }
-            Seen::Bad(fault) => return Err(LogError::damaged(relative(name), tail.offset.get(), None, fault)),
+            Seen::Bad(fault) => {
+                return Err(LogError::damaged(relative(name), tail.offset.get(), None, format!("{fault}; {REMEDY}")));
+            }
             Seen::Frame(placed, body) if placed.header.kind == EntryKind::Batch => {
                 let mut made = UnixMillis::default();
                 each_record(&placed, body, &mut |leaf, record| {

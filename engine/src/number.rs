@@ -50,6 +50,11 @@ impl Group {
     pub const fn next(self) -> Self {
         Self::new(self.get() + 1)
     }
+
+    /// The last group of the full ring that a file is born with behind this group.
+    pub const fn born(self) -> Self {
+        Self::new(self.get() + crate::segment::RING_SLOTS)
+    }
 }
 
 /// The name of a failure domain that holds a copy: 1 to 64 letters, digits, `-`, `_` or `.`.

@@ -22,7 +22,7 @@ use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FRAMES_START, PAGE_BYTES, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
 
 use examine::{Examination, REMEDY, evidence, read_slots, rot_sentence};
-use table::{Alone, Mark};
+use table::{Alone, Mark, Newest};
 
 /// What recovery found and made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,17 +147,26 @@ pub(crate) fn find_end(
     Ok((tail, below_end.then(|| stopped.flatten())))
 }
 
+/// What the flush rings tell about the place behind a tail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Told<'s> {
+    /// The newest slot of all unsealed files, or the mark of a clean stop in its place.
+    pub(crate) newest: Option<&'s Slot>,
+    /// Whether the file of the tail has a slot of its own.
+    pub(crate) own: Newest,
+}
+
 /// Whether what is bad behind `tail` is a torn group, for a log that nobody else holds.
 ///
 /// # Errors
 /// [`LogError::Damaged`] where it is rot.
 pub(crate) fn decide(
     tail: &Tail,
-    newest: Option<&Slot>,
+    told: Told<'_>,
     clean: Option<CleanMark>,
     fault: Option<FrameFault>,
 ) -> Result<(), LogError> {
-    let evidence = evidence(tail, newest, clean, FirstPlace::Bad);
+    let evidence = evidence(tail, told, clean, FirstPlace::Bad);
     match evidence.outcome().alone() {
         Alone::Open | Alone::Cut => Ok(()),
         Alone::Refuse => Err(LogError::damaged(
@@ -212,12 +221,14 @@ fn cut_behind_as(
     tail: &Tail,
     (group, committed, behind): (Group, RaftIndex, Behind),
 ) -> Result<Group, LogError> {
-    let group = group.next();
-    let slot = Slot { segment: tail.segment, group, start: tail.offset, end: tail.offset, committed };
+    let slot = |group| Slot { segment: tail.segment, group, start: tail.offset, end: tail.offset, committed };
     if tail.segment > inventory.last {
-        create_segment(disk, directory, inventory, &slot)?;
+        let group = group.born();
+        create_segment(disk, directory, inventory, &slot(group))?;
         return Ok(group);
     }
+    let group = group.next();
+    let slot = slot(group);
     let path = directory.segment_file(SegmentFile::Frames(tail.segment));
     let file = disk.open(&path, Access::Write)?;
     file.write_at(&slot.encode(), Slot::place(group))?;
@@ -340,14 +351,18 @@ pub fn create_segment(
     Ok(())
 }
 
-/// What a segment file begins with when it is born: header, ring with a first slot.
+/// What a segment file begins with when it is born: its header, and a ring full of slots that say the same,
+/// of this group and those before it (I-RING-3).
 pub(crate) fn segment_head(inventory: &Inventory, slot: &Slot) -> Vec<u8> {
     let start = usize::try_from(FRAMES_START.get()).unwrap_or(0);
     let mut head = vec![0; start];
     let header = inventory.header(slot.segment, None).encode();
     head[..header.len()].copy_from_slice(&header);
-    let place = usize::try_from(Slot::place(slot.group)).unwrap_or(0);
-    let page = slot.encode();
-    head[place..place + page.len()].copy_from_slice(&page);
+    for before in 0..RING_SLOTS {
+        let slot = Slot { group: Group::new(slot.group.get() - before), ..*slot };
+        let place = usize::try_from(Slot::place(slot.group)).unwrap_or(0);
+        let page = slot.encode();
+        head[place..place + page.len()].copy_from_slice(&page);
+    }
     head
 }

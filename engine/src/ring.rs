@@ -17,7 +17,8 @@
 //!
 //! I-RING-1: one flush group is outstanding at a time, and none spans two files.
 //! I-RING-2: groups count up by one from slot to slot written, over all files.
-//! I-RING-3: every unsealed segment file has been born with a slot {start = end = 16,384}.
+//! I-RING-3: every unsealed segment file has been born with three slots {start = end = 16,384}; since a group
+//! under way is in one page, no crash leaves the file in which the log ends without a slot.
 
 use crate::disk::{DiskError, DiskFile, read_up_to};
 use crate::frame::{read_u32, read_u64};

@@ -278,7 +278,7 @@ impl Writer {
     /// Makes the file of the segment that is now open, of what was prepared where that is ready; it is born
     /// with its first slot.
     fn roll(&mut self) -> Result<(), LogError> {
-        self.group = self.group.next();
+        self.group = self.group.born();
         let slot = self.confirming_slot();
         if self.shared.prepared.take() {
             name_prepared(self.disk.as_ref(), &self.directory, &self.inventory, &slot)?;

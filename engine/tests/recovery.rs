@@ -253,16 +253,15 @@ fn an_unreadable_slot_only_widens_the_doubt() {
         overwrite(&Image::file(&copy), newest + 100, &[1]);
         overwrite(&Image::file(&copy), image.tail(1).offset.get() + 70, &[0xff]);
         image.is_rot(&copy, image.tail(1).offset.get(), "it was durable");
-        // Without any slot everything is read, and the first bad frame is where the log ends.
-        let copy = image.copy();
-        overwrite(&Image::file(&copy), 4096, &Random(4).bytes(3 * 4096));
-        assert_eq!(image.goes_on(&copy, "no slot readable"), 5);
-        let copy = image.copy();
-        overwrite(&Image::file(&copy), 4096, &[0; 3 * 4096]);
-        overwrite(&Image::file(&copy), image.tail(1).offset.get() + 70, &[0xff]);
-        let (store, recovered) = open_store(quick(), &copy).unwrap();
-        assert_eq!(recovered.tail, image.tail(1));
-        store.close().unwrap();
+        // Without any slot nothing tells how much was durable: a file is born with a full ring.
+        for damaged in [None, Some(1), Some(4)] {
+            let copy = image.copy();
+            overwrite(&Image::file(&copy), 4096, &Random(4).bytes(3 * 4096));
+            if let Some(number) = damaged {
+                overwrite(&Image::file(&copy), image.tail(number).offset.get() + 70, &[0xff]);
+            }
+            image.is_rot(&copy, image.tail(damaged.unwrap_or(5)).offset.get(), "holds no slot");
+        }
     }
 }
 

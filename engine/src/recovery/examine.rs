@@ -19,7 +19,7 @@ use super::quarantine::{
     DurableEnd, HeaderFinding, IdentifiedBy, Needed, NeededRange, Standing, WithoutOffer, file_header, needed_ranges,
 };
 use super::table::{BadEntry, Evidence, FirstBad, Mark, Newest, Outcome};
-use super::{FirstPlace, find_end};
+use super::{FirstPlace, Told, find_end};
 
 /// What the files say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -231,8 +231,11 @@ pub(crate) fn examine(
         }
     }
     let (tail, bad) = find_end(disk, directory, inventory, start, newest.as_ref())?;
-    let evidence =
-        evidence(&tail, newest.as_ref(), clean, if bad.is_some() { FirstPlace::Bad } else { FirstPlace::Sound });
+    let first = if bad.is_some() { FirstPlace::Bad } else { FirstPlace::Sound };
+    let own = slots.iter().chain(&newest).any(|slot| slot.segment == tail.segment);
+    // Where the segment before has ended and the file of the next is not born, there is nothing to be told.
+    let own = if own || tail.segment > inventory.last { Newest::Readable } else { Newest::NoSlot };
+    let evidence = evidence(&tail, Told { newest: newest.as_ref(), own }, clean, first);
     let outcome = evidence.outcome();
     let fault = bad.flatten();
     let here = Needed { ranges: Vec::new(), sound: tail, tail };
@@ -274,7 +277,8 @@ fn rotten(newest: Option<Slot>, needed: Needed) -> Examination {
 }
 
 /// What is known about the place behind the tail.
-pub(super) fn evidence(tail: &Tail, newest: Option<&Slot>, clean: Option<CleanMark>, first: FirstPlace) -> Evidence {
+pub(super) fn evidence(tail: &Tail, told: Told<'_>, clean: Option<CleanMark>, first: FirstPlace) -> Evidence {
+    let Told { newest, own } = told;
     let place = (tail.segment, tail.offset);
     let matches = newest.is_some_and(|slot| {
         clean == Some(CleanMark { group: slot.group, segment: slot.segment, end: slot.end }) && slot.start == slot.end
@@ -287,7 +291,7 @@ pub(super) fn evidence(tail: &Tail, newest: Option<&Slot>, clean: Option<CleanMa
             FirstPlace::Bad if below_start => FirstBad::BelowStart,
             FirstPlace::Bad => FirstBad::AtOrBehindStart,
         },
-        newest: if newest.is_some() { Newest::Readable } else { Newest::NoSlot },
+        newest: own,
         mark: if matches { Mark::Matches } else { Mark::Differs },
         entry: if committed { BadEntry::Committed } else { BadEntry::Unknown },
     }
@@ -311,13 +315,17 @@ fn doubtful(disk: &dyn Disk, directory: &LogDirectory, tail: &Tail, end: Durable
     })
 }
 
-/// Nothing was written behind the end that a clean stop left, and yet something stands there.
+/// What may stand behind the last sound frame: something where nothing was written behind a clean stop, or what
+/// a lost ring no longer tells of.
 fn behind_the_end(disk: &dyn Disk, directory: &LogDirectory, tail: &Tail, mark: Mark) -> Result<NeededRange, LogError> {
     let file = disk.open(&directory.segment_file(SegmentFile::Frames(tail.segment)), Access::Read)?;
     Ok(NeededRange {
         segment: tail.segment,
         from: tail.offset,
-        to: Some(Offset::new(file.status()?.len.max(tail.offset.get() + HEADER_BYTES as u64))),
+        to: match mark {
+            Mark::Matches => Some(Offset::new(file.status()?.len.max(tail.offset.get() + HEADER_BYTES as u64))),
+            Mark::Differs => None,
+        },
         first_index: tail.next_index,
         end_index: (mark == Mark::Matches).then_some(tail.next_index),
         first_leaf: tail.leaves.next_leaf(),
@@ -362,6 +370,10 @@ pub(crate) const REMEDY: &str =
 
 /// What is wrong at the first bad place, and why it is rot.
 pub(super) fn rot_sentence(fault: Option<FrameFault>, evidence: Evidence) -> String {
+    if evidence.newest == Newest::NoSlot {
+        let what = fault.map_or_else(String::new, |fault| format!("{fault}, and "));
+        return format!("{what}the flush ring, which tells what was durable, holds no slot: the file has rotted");
+    }
     let why = match evidence {
         Evidence { mark: Mark::Matches, .. } => "the log was closed cleanly behind it",
         Evidence { first_bad: FirstBad::BelowStart, .. } => "it was durable",

@@ -3,24 +3,18 @@
 //! A place is *bad* if no valid, linking frame stands there and either it lies below the newest
 //! slot's `end` or a byte behind it is not zero. Zeros end the log only where neither holds.
 //!
-//! | the first bad place lies | newest slot | clean mark | its entry | so |
+//! | the first bad place lies | slot of the file the log ends in | clean mark | its entry | so |
 //! |---|---|---|---|---|
-//! | nowhere | - | - | - | the log ends here |
+//! | - | none | - | - | rot |
+//! | nowhere | readable | - | - | the log ends here |
 //! | below the newest slot's start | readable | - | - | rot |
 //! | at or behind it | readable | matches the ring | - | rot |
 //! | at or behind it | readable | does not match | below the slot's committed | last group in doubt, and committed |
 //! | at or behind it | readable | does not match | not below it | last group in doubt |
-//! | at or behind it | none | does not match | not below it | last group in doubt |
 //!
-//! A clean mark that is newer than every slot that can be read stands for the slot that it was made
-//! behind. Where there is neither, `start` is the first byte behind the last sealed file, and nothing is
-//! known to be committed. What cannot be:
-//!
-//! | newest slot | with | because |
-//! |---|---|---|
-//! | none | below the newest slot's start | reading begins at the byte that is then the start |
-//! | none | matches the ring | the mark matches the newest slot, and there is none |
-//! | none | below the slot's committed | the committed index stands in the slot |
+//! Every file is born with a full ring, of which a crash can tear one slot (I-RING-3): a ring without any has
+//! rotted, and with it what tells how much of the file was durable. A clean mark that is newer than every
+//! slot that can be read stands for the slot that it was made behind.
 //!
 //! A file is born whole, with its header, before anything in it counts: a segment file that is missing,
 //! or whose header is bad or another file's, is a bad place below the newest slot's start.
@@ -42,12 +36,12 @@ pub enum FirstBad {
     AtOrBehindStart,
 }
 
-/// Whether the flush ring tells anything.
+/// Whether the flush ring of the file in which the log ends tells anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Newest {
-    /// At least one slot of the unsealed files is valid, or a clean mark stands for it.
+    /// It holds a slot, or a clean mark stands for it.
     Readable,
-    /// None is.
+    /// It holds none.
     NoSlot,
 }
 
@@ -110,9 +104,9 @@ pub enum Alone {
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// Where the first bad place lies.
-    pub first_bad: FirstBad,
+    pub first_bad: Option<FirstBad>,
     /// Whether there is a slot.
-    pub newest: Option<Newest>,
+    pub newest: Newest,
     /// Whether the stop was clean.
     pub mark: Option<Mark>,
     /// Whether the entry there was committed.
@@ -123,38 +117,38 @@ pub struct Row {
 
 /// The table of the module documentation, line by line.
 pub const TABLE: [Row; 6] = [
-    Row { first_bad: FirstBad::Nowhere, newest: None, mark: None, entry: None, outcome: Outcome::EndsHere },
+    Row { first_bad: None, newest: Newest::NoSlot, mark: None, entry: None, outcome: Outcome::Rot },
     Row {
-        first_bad: FirstBad::BelowStart,
-        newest: Some(Newest::Readable),
+        first_bad: Some(FirstBad::Nowhere),
+        newest: Newest::Readable,
+        mark: None,
+        entry: None,
+        outcome: Outcome::EndsHere,
+    },
+    Row {
+        first_bad: Some(FirstBad::BelowStart),
+        newest: Newest::Readable,
         mark: None,
         entry: None,
         outcome: Outcome::Rot,
     },
     Row {
-        first_bad: FirstBad::AtOrBehindStart,
-        newest: Some(Newest::Readable),
+        first_bad: Some(FirstBad::AtOrBehindStart),
+        newest: Newest::Readable,
         mark: Some(Mark::Matches),
         entry: None,
         outcome: Outcome::Rot,
     },
     Row {
-        first_bad: FirstBad::AtOrBehindStart,
-        newest: Some(Newest::Readable),
+        first_bad: Some(FirstBad::AtOrBehindStart),
+        newest: Newest::Readable,
         mark: Some(Mark::Differs),
         entry: Some(BadEntry::Committed),
         outcome: Outcome::InDoubtCommitted,
     },
     Row {
-        first_bad: FirstBad::AtOrBehindStart,
-        newest: Some(Newest::Readable),
-        mark: Some(Mark::Differs),
-        entry: Some(BadEntry::Unknown),
-        outcome: Outcome::InDoubt,
-    },
-    Row {
-        first_bad: FirstBad::AtOrBehindStart,
-        newest: Some(Newest::NoSlot),
+        first_bad: Some(FirstBad::AtOrBehindStart),
+        newest: Newest::Readable,
         mark: Some(Mark::Differs),
         entry: Some(BadEntry::Unknown),
         outcome: Outcome::InDoubt,
@@ -164,8 +158,8 @@ pub const TABLE: [Row; 6] = [
 impl Row {
     /// Whether the row is about this evidence.
     pub fn matches(&self, evidence: &Evidence) -> bool {
-        self.first_bad == evidence.first_bad
-            && self.newest.is_none_or(|newest| newest == evidence.newest)
+        self.first_bad.is_none_or(|first_bad| first_bad == evidence.first_bad)
+            && self.newest == evidence.newest
             && self.mark.is_none_or(|mark| mark == evidence.mark)
             && self.entry.is_none_or(|entry| entry == evidence.entry)
     }
@@ -175,7 +169,7 @@ impl Evidence {
     /// What it means.
     ///
     /// # Panics
-    /// For evidence that cannot be: see the module documentation.
+    /// Never: every evidence is in exactly one row.
     pub fn outcome(&self) -> Outcome {
         match TABLE.iter().find(|row| row.matches(self)) {
             Some(row) => row.outcome,
@@ -274,8 +268,8 @@ mod tests {
             .iter()
             .map(|row| {
                 vec![
-                    row.first_bad.to_string(),
-                    cell(row.newest.as_ref().map(|value| value as &dyn fmt::Display)),
+                    cell(row.first_bad.as_ref().map(|value| value as &dyn fmt::Display)),
+                    row.newest.to_string(),
                     cell(row.mark.as_ref().map(|value| value as &dyn fmt::Display)),
                     cell(row.entry.as_ref().map(|value| value as &dyn fmt::Display)),
                     row.outcome.to_string(),
@@ -285,17 +279,8 @@ mod tests {
         assert_eq!(documented("| the first bad place lies |"), rows);
     }
 
-    /// Why evidence cannot be; the lines of the second table of the documentation.
-    fn impossible(evidence: &Evidence) -> bool {
-        documented("| newest slot | with |").iter().any(|line| {
-            let [newest, with, _because] = &line[..] else { panic!("{line:?}") };
-            let parts = [evidence.first_bad.to_string(), evidence.mark.to_string(), evidence.entry.to_string()];
-            *newest == evidence.newest.to_string() && parts.contains(with)
-        })
-    }
-
     #[test]
-    fn all_evidence_is_in_exactly_one_row_or_cannot_be() {
+    fn all_evidence_is_in_exactly_one_row() {
         let mut hits = [0; TABLE.len()];
         for first_bad in FIRST_BAD {
             for newest in NEWEST {
@@ -303,19 +288,14 @@ mod tests {
                     for entry in ENTRY {
                         let evidence = Evidence { first_bad, newest, mark, entry };
                         let rows: Vec<usize> = (0..TABLE.len()).filter(|row| TABLE[*row].matches(&evidence)).collect();
-                        // That nothing is bad needs no slot to be known.
-                        if impossible(&evidence) && first_bad != FirstBad::Nowhere {
-                            assert_eq!(rows, [0; 0], "{evidence:?}");
-                        } else {
-                            assert_eq!(rows.len(), 1, "{evidence:?}");
-                            hits[rows[0]] += 1;
-                            assert_eq!(evidence.outcome(), TABLE[rows[0]].outcome);
-                        }
+                        assert_eq!(rows.len(), 1, "{evidence:?}");
+                        hits[rows[0]] += 1;
+                        assert_eq!(evidence.outcome(), TABLE[rows[0]].outcome);
                     }
                 }
             }
         }
-        assert_eq!(hits, [8, 4, 2, 1, 1, 1], "every row is about something");
+        assert_eq!(hits, [12, 4, 4, 2, 1, 1], "every row is about something");
     }
 
     /// What was durable or committed is cut by nobody; what is sound is refused by nobody.
@@ -323,11 +303,12 @@ mod tests {
     fn only_doubt_about_what_was_not_committed_is_cut() {
         for row in TABLE {
             let cut = row.outcome.alone() == Alone::Cut;
-            let doubt = row.first_bad == FirstBad::AtOrBehindStart
-                && row.mark != Some(Mark::Matches)
+            let doubt = row.first_bad == Some(FirstBad::AtOrBehindStart)
+                && row.newest == Newest::Readable
+                && row.mark == Some(Mark::Differs)
                 && row.entry == Some(BadEntry::Unknown);
             assert_eq!(cut, doubt, "{row:?}");
-            assert_eq!(row.outcome.alone() == Alone::Open, row.first_bad == FirstBad::Nowhere, "{row:?}");
+            assert_eq!(row.outcome.alone() == Alone::Open, row.first_bad == Some(FirstBad::Nowhere), "{row:?}");
         }
     }
 }

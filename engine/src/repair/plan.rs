@@ -27,7 +27,8 @@ use crate::generation::GenerationError;
 use crate::hard_state::{CleanMark, HardState, read_hard_state};
 use crate::number::{RaftIndex, SegmentNumber};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
-use crate::recovery::decide;
+use crate::recovery::table::Newest;
+use crate::recovery::{Told, decide};
 use crate::ring::{Slot, read_ring};
 use crate::scan::FrameScanner;
 use crate::segment::{FRAMES_START, FileHeader, LeafRange, PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
@@ -365,7 +366,11 @@ impl<'a> Planner<'a> {
         }
         match self.ends.clean() {
             Some(mark) => (tail.segment, tail.offset) < (mark.segment, mark.end),
-            None => decide(tail, self.ends.newest.as_ref(), None, fault).is_err(),
+            None => {
+                let newest = self.ends.newest.as_ref();
+                let own = newest.map_or(Newest::NoSlot, |_slot| Newest::Readable);
+                decide(tail, Told { newest, own }, None, fault).is_err()
+            }
         }
     }
 

@@ -1,10 +1,14 @@
 //! What the flush rings and the clean mark prove about the unsealed files.
 
+use std::collections::BTreeSet;
+
 use crate::directory::{LogDirectory, relative};
 use crate::disk::{Access, Disk, read_up_to};
 use crate::error::{Damage, LogError};
 use crate::hard_state::{CleanMark, read_clean_mark};
 use crate::number::{Group, SegmentNumber};
+use crate::recovery::Told;
+use crate::recovery::table::Newest;
 use crate::ring::Slot;
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
 
@@ -19,6 +23,8 @@ pub(super) struct Flushed {
     pub(super) newest: Option<Slot>,
     /// The mark of the last clean stop.
     pub(super) clean: Option<CleanMark>,
+    /// The files whose rings hold a slot.
+    told: BTreeSet<SegmentNumber>,
     /// Pages of rings that hold neither zeros nor a slot.
     unreadable: Vec<(SegmentNumber, u64)>,
     /// The last segment file.
@@ -34,7 +40,14 @@ impl Flushed {
         let writer = disk.is_locked(&directory.lock())?;
         // A writer may have gone on since; a damaged file is told of where the file itself is looked at.
         let clean = if writer { None } else { read_clean_mark(disk, &directory.hard_state())? };
-        let mut flushed = Self { writer, newest: None, clean, unreadable: Vec::new(), last: survey.inventory.last };
+        let mut flushed = Self {
+            writer,
+            newest: None,
+            clean,
+            told: BTreeSet::new(),
+            unreadable: Vec::new(),
+            last: survey.inventory.last,
+        };
         for segment in survey.unsealed() {
             let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
             flushed.read_ring(segment, &read_up_to(file.as_ref(), RING_START, RING_BYTES)?);
@@ -44,7 +57,14 @@ impl Flushed {
 
     /// The rings of one file that stands alone.
     pub(super) fn of_ring(segment: SegmentNumber, ring: &[u8]) -> Self {
-        let mut flushed = Self { writer: false, newest: None, clean: None, unreadable: Vec::new(), last: segment };
+        let mut flushed = Self {
+            writer: false,
+            newest: None,
+            clean: None,
+            told: BTreeSet::new(),
+            unreadable: Vec::new(),
+            last: segment,
+        };
         flushed.read_ring(segment, ring);
         flushed
     }
@@ -53,6 +73,7 @@ impl Flushed {
         for (number, page) in (0..).zip(ring.chunks(PAGE_BYTES)) {
             match Slot::decode(page, segment) {
                 Some(slot) if slot.group.get() % RING_SLOTS == number => {
+                    self.told.insert(segment);
                     if self.newest.is_none_or(|newest| newest.group < slot.group) {
                         self.newest = Some(slot);
                     }
@@ -61,6 +82,13 @@ impl Flushed {
                 _ => self.unreadable.push((segment, RING_START + number * PAGE_BYTES as u64)),
             }
         }
+    }
+
+    /// What the rings tell about a place in this file.
+    pub(super) fn told(&self, segment: SegmentNumber) -> Told<'_> {
+        let marked = self.clean.is_some_and(|mark| mark.segment == segment);
+        let own = if marked || self.told.contains(&segment) { Newest::Readable } else { Newest::NoSlot };
+        Told { newest: self.newest.as_ref(), own }
     }
 
     /// What is wrong with the rings. An unreadable page is the trace of a kill, and no damage, only

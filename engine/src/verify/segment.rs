@@ -179,7 +179,7 @@ impl Alone<'_> {
         };
         let below_end = flushed.newest.is_some_and(|slot| tail.offset < slot.end);
         if below_end || scanner.non_zero_from(tail.offset.get())? {
-            match or_damage(decide(&tail, flushed.newest.as_ref(), None, fault), name)? {
+            match or_damage(decide(&tail, flushed.told(segment), None, fault), name)? {
                 Err(damage) => self.report.findings.push(damage),
                 Ok(()) => {
                     let (name, at) = (relative(name), tail.offset);

@@ -16,6 +16,7 @@ use crate::number::SegmentNumber;
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::recovery::decide;
+use crate::recovery::table::Newest;
 use crate::reserved::SegmentSealed;
 use crate::ring::{RingState, read_ring};
 use crate::scan::{FrameScanner, Seen};
@@ -343,7 +344,8 @@ impl<'a> Audit<'a> {
         let newest = self.flushed.newest;
         let below_end = newest.is_some_and(|slot| (tail.segment, tail.offset) < (slot.segment, slot.end));
         let is_last = tail.segment == self.survey.inventory.last;
-        if *rest == Rest::Zeros && fault.is_none() && !below_end && is_last {
+        let is_told = self.flushed.told(tail.segment).own == Newest::Readable;
+        if *rest == Rest::Zeros && fault.is_none() && !below_end && is_last && is_told {
             return Ok(true);
         }
         let fault_text = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
@@ -352,7 +354,7 @@ impl<'a> Audit<'a> {
             self.notes.push(format!("{name}, byte {at}: {fault_text}; the log is being written now, run this again"));
             return Ok(true);
         }
-        match or_damage(decide(tail, newest.as_ref(), self.flushed.clean, *fault), name)? {
+        match or_damage(decide(tail, self.flushed.told(tail.segment), self.flushed.clean, *fault), name)? {
             Err(damage) => self.damaged(tail.segment, damage),
             Ok(()) if !is_last => {
                 let what = format!("{fault_text}, but a later segment file follows; restore the file from a copy");

@@ -153,7 +153,8 @@ fn copy(path: &Path) -> TempDir {
         std::fs::create_dir_all(&to).unwrap();
         for entry in std::fs::read_dir(path.join(directory)).unwrap() {
             let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() {
+            // A log that is being written may take its temporary files away meanwhile.
+            if entry.path().extension().is_none_or(|ending| ending != "tmp") && entry.file_type().unwrap().is_file() {
                 std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
             }
         }
