@@ -38,9 +38,12 @@ impl NodeKeys {
     /// [`LogError::File`] where one is missing or is no key.
     pub fn load(disk: &dyn Disk, directory: &LogDirectory) -> Result<Self, LogError> {
         let load = |name: &str, path| -> Result<SigningKey, LogError> {
-            let wrong = |why: String| LogError::File { file: name.to_owned(), why };
+            let wrong = |why: String| {
+                let why = format!("{why}; put the log's own key back, from a backup of it");
+                LogError::File { file: name.to_owned(), why }
+            };
             let bytes = read_small(disk, path, MAX_FILE_BYTES)?
-                .ok_or_else(|| wrong("the private key is missing; restore it, or rotate to a new one".to_owned()))?;
+                .ok_or_else(|| wrong("the private key is missing".to_owned()))?;
             let text = String::from_utf8(bytes).map_err(|_reason| wrong("not a private key".to_owned()))?;
             SigningKey::parse(text.strip_suffix('\n').unwrap_or(&text)).map_err(|error| wrong(error.to_string()))
         };

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use stele_proof::LeafIndex;
+
 use crate::disk::{Access, Disk, DiskFile, TEMPORARY, read_up_to};
 use crate::error::{Damage, LogError};
 use crate::generation::GenerationError;
@@ -273,6 +275,24 @@ pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHe
         return Err(LogError::damaged(relative(name), len, None, "the file ends inside its flush ring"));
     }
     Ok(header)
+}
+
+/// Opens a payload file for reading. It was durable before the frame that names it, so its absence is damage.
+///
+/// # Errors
+/// [`LogError::Damaged`] where it is missing; [`LogError::Disk`].
+pub(crate) fn open_payloads(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    name: SegmentFile,
+    leaf: Option<LeafIndex>,
+) -> Result<Box<dyn DiskFile>, LogError> {
+    disk.open(&directory.segment_file(name), Access::Read).map_err(|error| match error.source.kind() {
+        io::ErrorKind::NotFound => {
+            LogError::damaged(relative(name), 0, leaf, format!("the payload file is missing; {REMEDY}"))
+        }
+        _ => error.into(),
+    })
 }
 
 /// Deletes what an interrupted creation left behind.

@@ -388,6 +388,8 @@ impl Disk for RealDisk {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // Nothing is written through a link that stands in the lock's place.
+            .custom_flags(NOFOLLOW)
             .open(path)
             .map_err(fail("open", path))?;
         // `is_locked` holds the shared lock for a moment: a refusal counts only when it lasts.
@@ -422,6 +424,8 @@ impl Disk for RealDisk {
 
 /// The flag for direct I/O, which has another number on every architecture.
 const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+/// The flag for refusing a symbolic link.
+const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// The flag for opening without waiting; it changes nothing for regular files.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 /// The smallest piece that direct I/O reads.

@@ -18,6 +18,7 @@
 //! I-GENERATION-1: what was read is never older than what the last returned save wrote, and nothing
 //! older is read later, crash or not, where it was read by [`GenerationFile::open`].
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, read_up_to, replace};
@@ -41,6 +42,12 @@ pub enum GenerationError {
     /// Both copies of a generation that may be the newest are damaged: the older one would be a lie.
     #[error("{} is damaged in both copies of a generation, and an older one must not be used", .0.display())]
     Damaged(PathBuf),
+    /// The file is gone, and with it what must never be forgotten.
+    #[error(
+        "{} is missing: without it a vote or a signature could be given twice; restore it from a backup made after the log was last used",
+        .0.display()
+    )]
+    Missing(PathBuf),
 }
 
 /// An open generation file.
@@ -70,7 +77,10 @@ impl GenerationFile {
     /// # Errors
     /// [`GenerationError`].
     pub fn open(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<(Self, Vec<u8>), GenerationError> {
-        let file = disk.open(path, Access::Write)?;
+        let file = disk.open(path, Access::Write).map_err(|error| match error.source.kind() {
+            io::ErrorKind::NotFound => GenerationError::Missing(path.to_owned()),
+            _ => error.into(),
+        })?;
         file.sync()?;
         let mut buffer = vec![0; (PAGES + 2) * PAGE_BYTES];
         let aligned = buffer.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);

@@ -11,8 +11,8 @@ use stele_proof::record::{Record, Salt, SelfHash};
 use stele_proof::tree::{CompactRange, leaf_hash};
 
 use crate::batch::{Batch, BatchRecord};
-use crate::directory::{LogDirectory, read_file_header, relative};
-use crate::disk::{Access, Disk, DiskFile, read_up_to};
+use crate::directory::{LogDirectory, open_payloads, read_file_header, relative};
+use crate::disk::{Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
@@ -201,13 +201,7 @@ impl Reader<'_, '_> {
         let name = SegmentFile::Payloads(placed.segment, place.part);
         let leaf = Some(placed.header.first_leaf);
         if self.payload_file.as_ref().is_none_or(|(part, _)| *part != place.part) {
-            let path = self.directory.segment_file(name);
-            let file = self.disk.open(&path, Access::Read).map_err(|error| match error.source.kind() {
-                std::io::ErrorKind::NotFound => {
-                    LogError::damaged(relative(name), 0, leaf, "the payload file is missing")
-                }
-                _ => error.into(),
-            })?;
+            let file = open_payloads(self.disk, self.directory, name, leaf)?;
             read_file_header(file.as_ref(), name)?;
             self.payload_file = Some((place.part, file));
         }

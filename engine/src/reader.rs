@@ -20,7 +20,7 @@ use stele_proof::{LeafIndex, TreeSize};
 
 use crate::batch::Batch;
 use crate::birth::read_genesis;
-use crate::directory::{Inventory, LogDirectory, relative};
+use crate::directory::{Inventory, LogDirectory, open_payloads, relative};
 use crate::disk::{Access, Disk, read_small, read_up_to};
 use crate::environment::Environment;
 use crate::error::{Damage, LogError};
@@ -422,7 +422,7 @@ impl LogReader {
         let name = SegmentFile::Payloads(segment, place.part);
         let at = u64::from(place.offset) + u64::from(slot.0);
         let damaged = |what: &dyn std::fmt::Display| LogError::damaged(relative(name), at, Some(leaf), what);
-        let file = self.disk.open(&self.directory.segment_file(name), Access::Read)?;
+        let file = open_payloads(self.disk.as_ref(), &self.directory, name, Some(leaf))?;
         let bytes = read_up_to(file.as_ref(), at, slot.1 as usize)?;
         let record = Record::parse(canonical).map_err(|error| damaged(&error))?;
         check_payload(&record, &bytes, slot.1 as usize).map_err(|what| damaged(&what))?;

@@ -11,7 +11,7 @@ pub mod examine;
 pub mod quarantine;
 pub mod table;
 
-use crate::directory::{Inventory, LogDirectory, relative};
+use crate::directory::{Inventory, LogDirectory, open_payloads, read_file_header, relative};
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{FrameFault, Tail};
@@ -75,10 +75,27 @@ pub fn recover(
         (None, Mark::Differs) => Behind::ZerosOnDisk,
         (Some(_), _) => Behind::Unknown,
     };
+    look_at_payloads(disk, directory, &tail)?;
     let group = newest.map_or(Group::new(0), |slot| slot.group);
     let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed).min(tail.next_index);
     let group = cut_behind_as(disk, directory, inventory, &tail, (group, committed, behind))?;
     Ok(Recovered { tail, group, committed, cut })
+}
+
+/// Whether the payload files of the open segment are there, as long as its frames say: payloads are durable before
+/// the frame that names them. What they hold is not looked at.
+fn look_at_payloads(disk: &dyn Disk, directory: &LogDirectory, tail: &Tail) -> Result<(), LogError> {
+    let parts = if payload_part_is_unused(tail, tail.payload_part) { 0..0 } else { 0..tail.payload_part.get() + 1 };
+    for part in parts.map(PayloadPart::new) {
+        let name = SegmentFile::Payloads(tail.segment, part);
+        let file = open_payloads(disk, directory, name, None)?;
+        read_file_header(file.as_ref(), name)?;
+        if part == tail.payload_part && file.status()?.len < u64::from(tail.payload_offset) {
+            let what = format!("the payload file ends too early; {REMEDY}");
+            return Err(LogError::damaged(relative(name), file.status()?.len, None, what));
+        }
+    }
+    Ok(())
 }
 
 /// After a kill, frames may be in the page cache and not on disk: flush first, then look.

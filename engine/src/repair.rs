@@ -261,7 +261,7 @@ impl Repair<'_> {
             match read(self.disk, &path, magic) {
                 Ok(_) if pages.is_empty() => continue,
                 Ok(_) => {}
-                Err(GenerationError::Damaged(_)) => continue,
+                Err(GenerationError::Damaged(_) | GenerationError::Missing(_)) => continue,
                 Err(GenerationError::Disk(error)) => return Err(error.into()),
             }
             let quarantined = stage::quarantine(self.disk, self.directory, &path)?;

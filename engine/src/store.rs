@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::directory::{Inventory, LogDirectory, relative};
+use crate::directory::{Inventory, LogDirectory, open_payloads, relative};
 use crate::disk::{Access, Disk, read_up_to};
 use crate::driver::Driver;
 use crate::environment::Environment;
@@ -535,7 +535,7 @@ pub fn read_entry_at(
         None => Bytes::new(),
         Some(place) => {
             let name = SegmentFile::Payloads(segment, place.part);
-            let file = disk.open(&directory.segment_file(name), Access::Read)?;
+            let file = open_payloads(disk, directory, name, Some(header.first_leaf))?;
             let bytes = read_up_to(file.as_ref(), u64::from(place.offset), place.len as usize)?;
             if bytes.len() != place.len as usize {
                 let what = "the payload file ends too early";

@@ -109,7 +109,7 @@ impl From<LogError> for Failure {
             LogError::NoLog(_) | LogError::Unfinished(_) | LogError::BeyondEnd { .. } => Exit::NotFound,
             LogError::Locked { .. } => Exit::Busy,
             LogError::Damaged(_)
-            | LogError::Generation(GenerationError::Damaged(_))
+            | LogError::Generation(GenerationError::Damaged(_) | GenerationError::Missing(_))
             | LogError::Signing(SigningError::Backwards { .. } | SigningError::OtherRoot { .. }) => Exit::Unverified,
             _ => Exit::Failed,
         };

@@ -177,6 +177,7 @@ fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogErro
         Err(GenerationError::Disk(error)) if error.source.kind() == io::ErrorKind::NotFound => {
             Ok(LogError::NoLog(directory.path().to_owned()))
         }
+        Err(GenerationError::Missing(_)) => Ok(LogError::NoLog(directory.path().to_owned())),
         Err(GenerationError::Disk(error)) => Err(error.into()),
         Ok(_) | Err(GenerationError::Damaged(_)) => {
             let name = relative(SegmentFile::Frames(SegmentNumber::new(0)));
