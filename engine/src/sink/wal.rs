@@ -152,7 +152,7 @@ pub enum OpenError {
 /// # };
 /// # let directory = tempfile::tempdir()?;
 /// let config = WalConfig::new(directory.path().join("audit"));
-/// let options = CreateOptions::new(Origin::new("example.com/audit").ok_or("not a name")?);
+/// let options = CreateOptions::new(Origin::new("example.com/audit")?);
 /// let sink = WalSink::create(&Environment::system(), &config, &options)?;
 /// assert_eq!(sink.emit(&draft)?.kept, Kept::Durable);
 /// let checkpoint = sink.checkpoint()?;
