@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-#[allow(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod fixture;
 
 use std::path::Path;
