@@ -248,3 +248,35 @@ impl Held {
         Err(AppendError::Forgotten { seq: wanted.seq() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stele_proof::UnixMillis;
+    use stele_proof::record::{Actor, Object, RecordBuilder, Subject};
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_changed_in_memory_is_not_served() {
+        let sink = RamSink::new(RamSettings::default());
+        let attrs = Object::default();
+        let draft = RecordBuilder {
+            ts_ms: UnixMillis::new(7),
+            writer_id: "w",
+            stream: "s",
+            kind: "Line",
+            actor: Actor { anon: true, ..Actor::default() },
+            subject: Subject::default(),
+            reason: "ok",
+            attrs: &attrs,
+            payload: None,
+        };
+        for _ in 0..3 {
+            sink.emit(&draft).unwrap();
+        }
+        sink.lock().unwrap().records[1].canonical[5] ^= 1;
+        assert!(matches!(sink.held(), Err(AppendError::Tamper(_))));
+        assert!(matches!(sink.drain(2), Err(AppendError::Tamper(_))));
+        assert_eq!(sink.drain(1).unwrap()[0].index.get(), 0, "nothing was taken out before");
+    }
+}
