@@ -79,6 +79,22 @@ fn records_of(environment: &Environment, path: &Path, writer_id: &str) -> Vec<(L
     records
 }
 
+/// Holds up flushes of frames, until it is told to go on or a test fails: a sink that goes away waits for its disk.
+struct Holding<'d>(&'d ControlledDisk);
+
+impl<'d> Holding<'d> {
+    fn flushes_of(disk: &'d ControlledDisk) -> Self {
+        disk.hold(".seg");
+        Self(disk)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
 /// Looks until the chain has so many records.
 fn until_taken(sink: &WalSink, seq: u64) {
     for _ in 0..100_000 {
@@ -127,7 +143,7 @@ fn an_acknowledgement_is_durable_or_says_that_it_is_not() {
         let deadline = Duration::from_millis(if fsync == FsyncPolicy::Always { 20 } else { 20_000 });
         let sink = create(&environment, &WalConfig { deadline, ..config(&path, fsync) });
         let first = finished(1, None);
-        disk.hold(".seg");
+        let holding = Holding::flushes_of(&disk);
         let answer = sink.append(&first);
         if fsync == FsyncPolicy::Always {
             // The record was taken: sent again, it is found, and durable when that is said.
@@ -140,7 +156,7 @@ fn an_acknowledgement_is_durable_or_says_that_it_is_not() {
             sink.flush().unwrap();
         }
         disk.until_held();
-        disk.release();
+        drop(holding);
         // However slow the machine is: a retry of what was taken changes nothing.
         let again = loop {
             match sink.append(&first) {
@@ -162,13 +178,13 @@ fn a_flush_and_a_checkpoint_make_durable_what_was_only_appended() {
     let path = directory.path().join("log");
     let deadline = Duration::from_millis(20);
     let sink = create(&environment, &WalConfig { deadline, ..config(&path, FsyncPolicy::OnCheckpoint) });
-    disk.hold(".seg");
+    let holding = Holding::flushes_of(&disk);
     emit(&sink, "w").unwrap();
     assert!(matches!(sink.flush(), Err(AppendError::Timeout { .. })));
     assert!(matches!(sink.checkpoint(), Err(AppendError::Timeout { .. })));
     assert!(!path.join("checkpoint").exists(), "no checkpoint over what may be lost");
     disk.until_held();
-    disk.release();
+    drop(holding);
     let checkpoint = loop {
         match sink.checkpoint() {
             Err(AppendError::Timeout { .. }) => {}
@@ -190,7 +206,7 @@ fn a_full_queue_sheds_at_once_and_loses_nothing_that_was_acknowledged() {
     let bounded = WalConfig { queue_bytes: 100_000, ..config(&path, FsyncPolicy::OnCheckpoint) };
     let sink = create(&environment, &bounded);
     // No flush ends until it is released, which happens only after `Busy`: so `Busy` waited for none.
-    disk.hold(".seg");
+    let holding = Holding::flushes_of(&disk);
     let mut taken = 0;
     let (waiting, bound) = loop {
         match emit(&sink, "w") {
@@ -212,7 +228,7 @@ fn a_full_queue_sheds_at_once_and_loses_nothing_that_was_acknowledged() {
     assert_eq!((sink.counts().acknowledged, sink.counts().shed, sink.counts().failed), (taken, 12, 0));
     assert_eq!(sink.state(CHAIN).unwrap().seq, taken, "what was shed left no gap");
     disk.until_held();
-    disk.release();
+    drop(holding);
     sink.flush().unwrap();
     emit(&sink, "w").unwrap();
     sink.close().unwrap();
@@ -286,8 +302,8 @@ fn closing_answers_everybody_who_waits_and_lets_nothing_in_after() {
     let environment = fixed_on(Arc::new(disk.clone()));
     let config = config(&directory.path().join("log"), FsyncPolicy::Always);
     let sink = create(&environment, &config);
-    disk.hold(".seg");
     std::thread::scope(|scope| {
+        let holding = Holding::flushes_of(&disk);
         let waiting: Vec<_> = (1..=3)
             .map(|seq| {
                 let waiting = scope.spawn(|| emit(&sink, "w"));
@@ -297,7 +313,7 @@ fn closing_answers_everybody_who_waits_and_lets_nothing_in_after() {
             .collect();
         let closing = scope.spawn(|| sink.close());
         disk.until_held();
-        disk.release();
+        drop(holding);
         for waiting in waiting {
             assert_eq!(waiting.join().unwrap().unwrap().1, Kept::Durable);
         }
@@ -317,8 +333,8 @@ fn aborting_cancels_who_waits_behind_the_flush_under_way() {
     let environment = fixed_on(Arc::new(disk.clone()));
     let config = config(&directory.path().join("log"), FsyncPolicy::Always);
     let sink = create(&environment, &config);
-    disk.hold(".seg");
     let first = std::thread::scope(|scope| {
+        let holding = Holding::flushes_of(&disk);
         let first = scope.spawn(|| emit(&sink, "w"));
         disk.until_held();
         until_taken(&sink, 1);
@@ -327,7 +343,7 @@ fn aborting_cancels_who_waits_behind_the_flush_under_way() {
         let aborting = scope.spawn(|| sink.abort());
         // The flush is still held: nobody had to wait for it.
         assert!(matches!(second.join().unwrap(), Err(AppendError::Canceled)));
-        disk.release();
+        drop(holding);
         aborting.join().unwrap();
         first.join().unwrap()
     });
@@ -348,8 +364,8 @@ fn after_a_failed_flush_everybody_is_told_and_nothing_is_acknowledged() {
         let sink = create(&environment, &config);
         let before = emit(&sink, "w").unwrap();
         sink.flush().unwrap();
-        disk.hold(".seg");
         std::thread::scope(|scope| {
+            let holding = Holding::flushes_of(&disk);
             let waiting: Vec<_> = (2..=4)
                 .map(|seq| {
                     let waiting = scope.spawn(|| emit(&sink, "w").and_then(|_| sink.flush()));
@@ -359,7 +375,7 @@ fn after_a_failed_flush_everybody_is_told_and_nothing_is_acknowledged() {
                 .collect();
             disk.until_held();
             disk.fail(".seg");
-            disk.release();
+            drop(holding);
             for waiting in waiting {
                 assert!(matches!(waiting.join().unwrap(), Err(AppendError::Io(_))));
             }
