@@ -38,6 +38,7 @@
 //! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`prepare`] | space for the next segment file, zeroed ahead |
 //! | [`store`] | the segment store as a Raft log store |
+//! | [`sink`] | sinks for programs that embed the log |
 
 pub mod batch;
 pub mod birth;
@@ -69,6 +70,7 @@ pub mod seal;
 mod sealer;
 pub mod segment;
 pub mod signing_state;
+pub mod sink;
 pub mod state;
 pub mod store;
 mod sync;

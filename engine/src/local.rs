@@ -11,13 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stele_proof::record::{Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
+use stele_proof::record::{
+    Actor, Limits, MAX_RECORD_BYTES, Object, Record, RecordBuilder, Salt, SelfHash, Subject, canonical_text,
+};
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 
 use crate::batch::BatchBuilder;
 use crate::birth::{self, CreateOptions};
-use crate::chains::{Chains, MAX_CHAINS};
+use crate::chains::{Chains, Head, MAX_CHAINS};
 use crate::checkpointing::sign_checkpoint;
 use crate::directory::{Inventory, LogDirectory, remove_temporaries};
 use crate::disk::{Disk, DiskLock, Locking};
@@ -34,6 +36,7 @@ use crate::reserved::{self, Genesis, SegmentSealed};
 use crate::seal::{SegmentEnd, low_water};
 use crate::sealer::Sealer;
 use crate::signing_state::SignedHead;
+use crate::sink::ChainName;
 use crate::state::StateKeeper;
 use crate::store::{AppendError, DEFAULT_SEAL_BYTES, Entry, SegmentStore};
 use crate::walk::walk;
@@ -214,6 +217,11 @@ impl LocalLog {
     /// How many records the log holds, those not yet durable included.
     pub const fn size(&self) -> TreeSize {
         self.tree.size()
+    }
+
+    /// The last record of a chain, those not yet durable included.
+    pub fn head(&mut self, chain: ChainName<'_>) -> Option<Head> {
+        self.chains.head(&canonical_text(chain.stream), &canonical_text(chain.writer_id))
     }
 
     /// Takes a record into the batch at hand. It is durable once a later [`LocalLog::cut`] says so.
