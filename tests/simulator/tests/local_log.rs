@@ -206,6 +206,11 @@ impl Life<'_> {
                     } else {
                         drop(log);
                     }
+                    // Nobody was left to be told of a failure: after that of a directory's flush, a log is
+                    // opened on a machine that was started anew.
+                    if self.disk.has_lost_names() {
+                        return Ok(End::Done);
+                    }
                     log = self.world.open(self.disk)?;
                     assert!(log.torn_tail().is_none(), "a tail is torn without a crash");
                     self.opened(&log);
