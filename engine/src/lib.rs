@@ -31,6 +31,7 @@
 //! | [`birth`] | making a log |
 //! | [`checkpointing`] | signing checkpoints |
 //! | [`intake`] | what is asked of a record |
+//! | [`interop`] | exports of a chain for other programs, and their import |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
@@ -52,6 +53,7 @@ pub mod frame;
 pub mod generation;
 pub mod hard_state;
 pub mod intake;
+pub mod interop;
 pub mod local;
 pub mod membership;
 pub mod number;
