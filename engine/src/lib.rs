@@ -35,6 +35,7 @@
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
+//! | [`scrub`] | reading a log again, slowly, to find what has rotted |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`prepare`] | space for the next segment file, zeroed ahead |
@@ -67,6 +68,7 @@ mod replay;
 pub mod reserved;
 pub mod ring;
 pub mod scan;
+pub mod scrub;
 pub mod seal;
 mod sealer;
 pub mod segment;

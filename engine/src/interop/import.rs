@@ -162,10 +162,13 @@ fn append_rest(
                 let payload = item.payload.as_ref().map(|(salt, bytes)| (salt, *bytes));
                 let seq = item.record.seq();
                 let receipt = log.push(&Submission::Finished { bytes: &bytes, payload });
-                waiting.push((seq, receipt.map_err(|error| match error {
-                    PushError::Refused(refusal) => InteropError::Refused { seq, refusal },
-                    PushError::Log(error) => InteropError::Log(error),
-                })?));
+                waiting.push((
+                    seq,
+                    receipt.map_err(|error| match error {
+                        PushError::Refused(refusal) => InteropError::Refused { seq, refusal },
+                        PushError::Log(error) => InteropError::Log(error),
+                    })?,
+                ));
             }
             let is_last = item.is_none();
             if is_last || waiting.len() == BATCH_RECORDS {

@@ -63,9 +63,8 @@ impl<'d> ExportReader<'d> {
             Err(error) if is_missing(&error) => return Err(InteropError::NoExport(directory.to_owned())),
             opened => opened?,
         };
-        let bad = |what: String| {
-            InteropError::Bad(Finding { file: MANIFEST_FILE.to_owned(), offset: 0, seq: None, what })
-        };
+        let bad =
+            |what: String| InteropError::Bad(Finding { file: MANIFEST_FILE.to_owned(), offset: 0, seq: None, what });
         let len = usize::try_from(file.status()?.len).unwrap_or(usize::MAX);
         if len > MAX_MANIFEST_BYTES {
             return Err(bad(format!("it has {len} bytes, more than {MAX_MANIFEST_BYTES}")));
