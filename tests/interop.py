@@ -252,7 +252,7 @@ def read_json(data):
         text = data.decode("utf-8")
         return json.loads(text, object_pairs_hook=no_duplicates, parse_float=no_float, parse_constant=no_float)
     except (UnicodeDecodeError, ValueError, RecursionError):
-        raise Bad("it is not JSON in UTF-8") from None
+        raise Bad("Schema: it is not JSON in UTF-8") from None
 
 
 def parse_record(data):
@@ -548,7 +548,7 @@ def self_test():
         data = bytearray(file.read())
     start = data.rindex(b'{"v":1')
     length = struct.unpack("<I", data[start - 13 : start - 9])[0]
-    data[data.index(b'"ts_ms":', start) + 8] ^= 1
+    data[data.index(b'"ts_ms":', start) + 12] ^= 1
     data[start + length + 4 :] = hash_text(blake3(bytes(data[start : start + length]))).encode()
     what = found_in(directory, "wal-000000.seg", bytes(data), vkey)
     assert what and "RootMismatch" in what, what

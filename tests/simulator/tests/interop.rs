@@ -130,7 +130,10 @@ fn the_vector_of_seq_100_to_199_is_what_an_export_writes() {
     let key = key();
     let manifest = exported(&disk, &ExportOptions { key: Some(&key), ..part(100, 199) }).unwrap();
     let report = verified(&disk).unwrap();
-    assert_eq!((report.records, report.payloads, report.payloads_missing, report.checkpoints_verified), (100, 10, 0, 1));
+    assert_eq!(
+        (report.records, report.payloads, report.payloads_missing, report.checkpoints_verified),
+        (100, 10, 0, 1)
+    );
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let vector = root.join("tests/vectors/interop");
     for (path, bytes) in files(&disk) {
@@ -199,7 +202,8 @@ fn a_flipped_bit_in_any_file_is_found_and_nothing_of_it_is_imported() {
         for at in (0..good.len()).step_by(11) {
             let mut bytes = good.clone();
             bytes[at] ^= 1 << (at % 8);
-            if path.ends_with("manifest.json") && Manifest::decode(&bytes).is_ok_and(|changed| is_same(&changed, good)) {
+            if path.ends_with("manifest.json") && Manifest::decode(&bytes).is_ok_and(|changed| is_same(&changed, good))
+            {
                 continue;
             }
             put(&target, path, &bytes);
@@ -237,7 +241,9 @@ fn an_imported_chain_is_exported_to_the_same_bytes_and_imported_again_keeps_its_
     assert_eq!(report.unwrap(), ImportReport { known: 1100, appended: 0 });
     assert_eq!([Call::Write, Call::Sync, Call::Create].map(|call| target.count(call)), calls, "nothing is written");
     for ((_, first), (_, again)) in first.iter().zip(&again) {
-        let (Imported::Appended(first), Imported::Known(again)) = (first, again) else { panic!("{first:?}, {again:?}") };
+        let (Imported::Appended(first), Imported::Known(again)) = (first, again) else {
+            panic!("{first:?}, {again:?}")
+        };
         assert_eq!(first, again);
     }
     for (path, _) in &all {
@@ -262,7 +268,8 @@ fn a_part_continues_its_chain_and_nothing_else_and_a_refused_import_appends_noth
         let target = beside(&all, records);
         let before = open(&target).unwrap().size();
         let (report, told) = imported(&target);
-        let Err(InteropError::Refused { seq: 21, refusal: Refusal::Chain(ChainError::SeqGap { expected, .. }) }) = report
+        let Err(InteropError::Refused { seq: 21, refusal: Refusal::Chain(ChainError::SeqGap { expected, .. }) }) =
+            report
         else {
             panic!("{records}: {report:?}");
         };
