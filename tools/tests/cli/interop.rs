@@ -49,8 +49,8 @@ fn an_export_is_verified_imported_once_and_refused_when_a_byte_is_flipped() {
     assert!(told.lines().all(|line| line.ends_with("\"known\":true}")), "{told}");
     assert_eq!(told.lines().count(), 3, "{told}");
 
-    flip(&out.join("wal-000000.seg"), 60);
-    let words = ["wal-000000.seg", "byte 32", "seq 1", "Mismatch"];
+    flip(&out.join("wal-000000.seg"), 63);
+    let words = ["wal-000000.seg", "byte 32", "seq 1", "HashMismatch"];
     stele(&["verify", "interop", text(&out)], "").refused(3, &words);
     stele(&import, "").refused(3, &words);
     std::fs::remove_file(out.join("manifest.json")).unwrap();
