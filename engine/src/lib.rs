@@ -31,9 +31,11 @@
 //! | [`birth`] | making a log |
 //! | [`checkpointing`] | signing checkpoints |
 //! | [`intake`] | what is asked of a record |
+//! | [`interop`] | exports of a chain for other programs, and their import |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
+//! | [`scrub`] | reading a log again, slowly, to find what has rotted |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`prepare`] | space for the next segment file, zeroed ahead |
@@ -53,6 +55,7 @@ pub mod frame;
 pub mod generation;
 pub mod hard_state;
 pub mod intake;
+pub mod interop;
 pub mod local;
 pub mod membership;
 pub mod number;
@@ -66,6 +69,7 @@ mod replay;
 pub mod reserved;
 pub mod ring;
 pub mod scan;
+pub mod scrub;
 pub mod seal;
 mod sealer;
 pub mod segment;

@@ -273,8 +273,25 @@ impl LogReader {
         Ok(Some(tiles))
     }
 
-    fn rebuild(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+    /// Tail and tree at the start of a segment whose predecessors are sealed.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub(crate) fn segment_start(&self, segment: SegmentNumber) -> Result<SegmentStart, LogError> {
         let tail = self.start_of(segment)?;
+        // What is being rebuilt is never asked for.
+        let peaks = match segment.get().checked_sub(1).map(SegmentNumber::new) {
+            Some(last) => tree::peaks_at(tail.leaves, &NodesUpTo { reader: self, last }).map_err(flatten)?,
+            None => Vec::new(),
+        };
+        let tree = CompactRange::from_peaks(tail.leaves, peaks)
+            .map_err(|error| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, error))?;
+        Ok(SegmentStart { tail, tree })
+    }
+
+    fn rebuild(&self, segment: SegmentNumber) -> Result<Rc<Tiles>, LogError> {
+        let start = self.segment_start(segment)?;
+        let tail = start.tail;
         if segment >= self.inventory.sealed && tail == self.end.tail {
             return Err(LogError::damaged(
                 relative(SegmentFile::Frames(segment)),
@@ -283,14 +300,6 @@ impl LogReader {
                 "the segment holds no frame",
             ));
         }
-        // What is being rebuilt is never asked for.
-        let peaks = match segment.get().checked_sub(1).map(SegmentNumber::new) {
-            Some(last) => tree::peaks_at(tail.leaves, &NodesUpTo { reader: self, last }).map_err(flatten)?,
-            None => Vec::new(),
-        };
-        let tree = CompactRange::from_peaks(tail.leaves, peaks)
-            .map_err(|error| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, error))?;
-        let start = SegmentStart { tail, tree };
         let end = (segment >= self.inventory.sealed).then_some(&self.end.tail);
         let reading =
             read_back(self.disk.as_ref(), &self.directory, &start, end, Depth::Leaves, &mut |_, _, _, _| Ok(()))?;

@@ -131,9 +131,16 @@ pub fn describe(
     start: &SegmentStart,
     reading: &SegmentReading,
 ) -> Result<SegmentSealed, LogError> {
-    let segment = start.tail.segment;
-    let name = SegmentFile::Frames(segment);
-    let file = disk.open(&directory.segment_file(name), Access::Read)?;
+    let file = disk.open(&directory.segment_file(SegmentFile::Frames(start.tail.segment)), Access::Read)?;
+    describe_as(reading, digest_of(file.as_ref())?)
+}
+
+/// The body of the seal record of a segment whose file has this digest.
+///
+/// # Errors
+/// [`LogError::Damaged`] where the sidecar does not hold what was just computed.
+pub(crate) fn describe_as(reading: &SegmentReading, file_digest: Digest) -> Result<SegmentSealed, LogError> {
+    let segment = reading.segment;
     let tiles = Tiles::decode(reading.tiles.clone(), segment)
         .map_err(|fault| LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, None, fault))?;
     let mut nodes = Vec::new();
@@ -147,7 +154,7 @@ pub fn describe(
     Ok(SegmentSealed {
         segment,
         file_bytes: reading.file_bytes,
-        file_digest: digest_of(file.as_ref())?,
+        file_digest,
         leaves: reading.leaves,
         first_index: reading.first_index,
         last_index: RaftIndex::new(reading.end.next_index.get() - 1),

@@ -340,7 +340,7 @@ pub(crate) fn is_frame(offset: Offset, end: Offset) -> bool {
 }
 
 /// Collects a sidecar while a segment is walked from its first frame to its last.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TilesBuilder {
     segment: SegmentNumber,
     first_leaf: LeafIndex,

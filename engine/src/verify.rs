@@ -22,10 +22,10 @@
 //! begins, and chains are taken up again where they are found.
 
 mod files;
-mod flush;
+pub(crate) mod flush;
 mod heads;
 mod records;
-mod seals;
+pub(crate) mod seals;
 mod segment;
 mod segments;
 pub(crate) mod survey;

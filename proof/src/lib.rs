@@ -8,6 +8,7 @@
 //! | [`checkpoint`] | the text by which a log states its size and root: [`checkpoint::Origin`], [`checkpoint::Checkpoint`] |
 //! | [`cosignature`] | timestamped cosignatures of checkpoints |
 //! | [`digest_tree`] | BLAKE3 digests, and the tree over the records of a segment |
+//! | [`interop`] | the interchange form of one chain: segment files and their manifest |
 //! | [`key`] | keys of signed notes and their text forms |
 //! | [`note`] | signed notes |
 //! | [`number`] | the counts and positions: [`LeafIndex`], [`TreeSize`], [`UnixMillis`], [`UnixSeconds`] |
@@ -20,6 +21,7 @@
 pub mod checkpoint;
 pub mod cosignature;
 pub mod digest_tree;
+pub mod interop;
 pub mod key;
 pub mod note;
 pub mod number;

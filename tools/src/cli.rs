@@ -8,7 +8,10 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify};
+use crate::{
+    append, completions, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment, tlog,
+    verify,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -28,6 +31,8 @@ Examples:
   stele prove --log audit 1 -o 1.tlog-proof
   stele verify log audit
   stele repair --log audit --from /mnt/backup/audit
+  stele scrub --log audit --rate 10000000
+  stele export interop --log audit --stream app --writer host-1 -o app-host-1
   stele record check < record.json
   stele keys generate --name example.com/log -o log.key
   stele note verify --key VKEY checkpoint
@@ -66,7 +71,15 @@ pub enum Command {
     Segment(segment::Command),
     /// Restore damaged files of a log from a copy of it.
     Repair(repair::Arguments),
-    /// Verify a log, a segment file or a proof, offline.
+    /// Read a log again at a set rate, and report what has rotted.
+    Scrub(scrub::Arguments),
+    /// Export records for programs that share no code with this one.
+    #[command(subcommand)]
+    Export(interop::ExportCommand),
+    /// Import what was exported.
+    #[command(subcommand)]
+    Import(interop::ImportCommand),
+    /// Verify a log, a segment file, a proof or an export, offline.
     #[command(subcommand)]
     Verify(verify::Command),
     /// Hash, check or bring into canonical form one record.
@@ -102,6 +115,9 @@ impl Command {
             Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
             Self::Segment(command) => segment::run(&command, environment, streams),
             Self::Repair(arguments) => repair::run(&arguments, environment, streams),
+            Self::Scrub(arguments) => scrub::run(&arguments, environment, streams),
+            Self::Export(command) => interop::run_export(&command, environment, streams),
+            Self::Import(command) => interop::run_import(&command, environment, streams),
             Self::Verify(command) => verify::run(&command, environment, streams),
             Self::Record(command) => record::run(command, streams),
             Self::Tlog(command) => tlog::run(command, streams),

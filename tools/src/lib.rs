@@ -17,6 +17,7 @@
 //! | [`repair`] | `stele repair`: damaged files of a log from a copy of it |
 //! | [`verify`] | `stele verify`: logs, segment files and proofs, offline |
 //! | [`completions`] | `stele completions` |
+//! | [`interop`] | `stele export`, `stele import`, `stele verify interop`: one chain for other programs |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
 //! | [`note`] | `stele note`: signed notes |
 //! | [`record`] | `stele record`: one record on standard input |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod completions;
 pub mod exit;
 pub mod init;
+pub mod interop;
 pub mod keys;
 pub mod note;
 pub mod prove;
@@ -34,6 +36,7 @@ pub mod quickstart;
 pub mod read;
 pub mod record;
 pub mod repair;
+pub mod scrub;
 pub mod segment;
 pub mod stream;
 pub mod tlog;

@@ -1,10 +1,11 @@
-//! `stele verify`: a log, one segment file, or a proof, offline; nothing is written and no lock is taken.
+//! `stele verify`: a log, one segment file, a proof, or an export, offline; nothing is written and no lock is taken.
 //!
 //! | command | what |
 //! |---|---|
 //! | `log` | every byte of a log; findings one a line on standard error, then exit code 3 |
 //! | `segment` | one file by itself; prints what its seal record must say |
 //! | `proof` | that a record is in a log; exit code 5 where the quorum of the policy is not met |
+//! | `interop` | an export of one chain ([`crate::interop`]) |
 
 use std::io::{IsTerminal as _, stderr};
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use stele_proof::proof_file::{MAX_PROOF_FILE_BYTES, ProofFile, ProofFileError};
 use stele_proof::record::{FINISH_BYTES, MAX_RECORD_BYTES, Record};
 
 use crate::exit::{Exit, Failure};
+use crate::interop;
 use crate::record::canonical_of;
 use crate::stream::{Source, Streams};
 
@@ -38,6 +40,8 @@ pub enum Command {
     Segment(SegmentArguments),
     /// Verify that a record is in a log.
     Proof(ProofArguments),
+    /// Verify an export of one chain.
+    Interop(interop::VerifyArguments),
 }
 
 /// The arguments of `stele verify log`.
@@ -106,6 +110,7 @@ pub fn run(command: &Command, environment: &Environment, streams: &mut Streams<'
         Command::Log(arguments) => log(arguments, environment, streams),
         Command::Segment(arguments) => segment(arguments, environment, streams),
         Command::Proof(arguments) => proof(arguments, streams),
+        Command::Interop(arguments) => interop::run_verify(arguments, environment, streams),
     }
 }
 

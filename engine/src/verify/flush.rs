@@ -16,13 +16,13 @@ use super::files::damage;
 use super::survey::Survey;
 
 /// What is known to be durable.
-pub(super) struct Flushed {
+pub(crate) struct Flushed {
     /// Whether somebody has the log open for writing.
-    pub(super) writer: bool,
+    pub(crate) writer: bool,
     /// The slot with the highest group.
-    pub(super) newest: Option<Slot>,
+    pub(crate) newest: Option<Slot>,
     /// The mark of the last clean stop.
-    pub(super) clean: Option<CleanMark>,
+    pub(crate) clean: Option<CleanMark>,
     /// The files whose rings hold a slot.
     told: BTreeSet<SegmentNumber>,
     /// Pages of rings that hold neither zeros nor a slot.
@@ -36,7 +36,7 @@ impl Flushed {
     ///
     /// # Errors
     /// [`LogError`] of a failed call.
-    pub(super) fn read(disk: &dyn Disk, directory: &LogDirectory, survey: &Survey) -> Result<Self, LogError> {
+    pub(crate) fn read(disk: &dyn Disk, directory: &LogDirectory, survey: &Survey) -> Result<Self, LogError> {
         let writer = disk.is_locked(&directory.lock())?;
         // A writer may have gone on since; a damaged file is told of where the file itself is looked at.
         let clean = if writer { None } else { read_clean_mark(disk, &directory.hard_state())? };
@@ -56,7 +56,7 @@ impl Flushed {
     }
 
     /// The rings of one file that stands alone.
-    pub(super) fn of_ring(segment: SegmentNumber, ring: &[u8]) -> Self {
+    pub(crate) fn of_ring(segment: SegmentNumber, ring: &[u8]) -> Self {
         let mut flushed = Self {
             writer: false,
             newest: None,
@@ -85,7 +85,7 @@ impl Flushed {
     }
 
     /// What the rings tell about a place in this file.
-    pub(super) fn told(&self, segment: SegmentNumber) -> Told<'_> {
+    pub(crate) fn told(&self, segment: SegmentNumber) -> Told<'_> {
         let marked = self.clean.is_some_and(|mark| mark.segment == segment);
         let own = if marked || self.told.contains(&segment) { Newest::Readable } else { Newest::NoSlot };
         Told { newest: self.newest.as_ref(), own }
@@ -93,7 +93,7 @@ impl Flushed {
 
     /// What is wrong with the rings. An unreadable page is the trace of a kill, and no damage, only
     /// where the group behind the newest would stand, in a log that was not closed cleanly since.
-    pub(super) fn check(&self, findings: &mut Vec<Damage>, notes: &mut Vec<String>) {
+    pub(crate) fn check(&self, findings: &mut Vec<Damage>, notes: &mut Vec<String>) {
         if self.writer {
             return;
         }
@@ -135,5 +135,5 @@ impl Flushed {
 }
 
 /// Bytes of a flush ring.
-pub(super) const RING_BYTES: usize = PAGE_BYTES * 3;
+pub(crate) const RING_BYTES: usize = PAGE_BYTES * 3;
 const _: () = assert!(RING_SLOTS == 3);

@@ -23,7 +23,7 @@ enum Ended {
 
 /// Segments that have ended, and their seal records.
 #[derive(Default)]
-pub(super) struct Seals {
+pub(crate) struct Seals {
     waiting: BTreeMap<SegmentNumber, Ended>,
     /// A segment whose records could not all be read: seal records may be missing.
     broken: bool,
@@ -33,23 +33,23 @@ pub(super) struct Seals {
 
 impl Seals {
     /// A segment has ended, and its files are good.
-    pub(super) fn good(&mut self, body: SegmentSealed) {
+    pub(crate) fn good(&mut self, body: SegmentSealed) {
         self.waiting.insert(body.segment, Ended::Good(Box::new(body)));
     }
 
     /// A segment is damaged.
-    pub(super) fn damaged(&mut self, segment: SegmentNumber) {
+    pub(crate) fn damaged(&mut self, segment: SegmentNumber) {
         self.waiting.insert(segment, Ended::Damaged);
         self.broken = true;
     }
 
     /// Whether something was found in a segment.
-    pub(super) fn is_damaged(&self, segment: SegmentNumber) -> bool {
+    pub(crate) fn is_damaged(&self, segment: SegmentNumber) -> bool {
         matches!(self.waiting.get(&segment), Some(Ended::Damaged))
     }
 
     /// Holds a seal record against its segment; what does not agree is damage in that segment's file.
-    pub(super) fn recorded(&mut self, leaf: LeafIndex, record: &SegmentSealed) -> Option<Damage> {
+    pub(crate) fn recorded(&mut self, leaf: LeafIndex, record: &SegmentSealed) -> Option<Damage> {
         match self.waiting.remove(&record.segment) {
             Some(Ended::Good(found)) => {
                 // What a state file adds up is not known where records are missing.
@@ -74,15 +74,20 @@ impl Seals {
     }
 
     /// Segments that are what their seal records say.
-    pub(super) fn agreed(&mut self) -> BTreeSet<SegmentNumber> {
+    pub(crate) fn agreed(&mut self) -> BTreeSet<SegmentNumber> {
         std::mem::take(&mut self.agreed)
+    }
+
+    /// The first segment that waits for its seal record.
+    pub(crate) fn oldest_waiting(&self) -> Option<SegmentNumber> {
+        self.waiting.iter().find(|(_, ended)| matches!(ended, Ended::Good(_))).map(|(segment, _)| *segment)
     }
 
     /// Segments without a seal record: missing where their time is over, else a note.
     ///
     /// A block is not completed before the segments that ended before it have their seal records, save
     /// those whose records do not fit into it any more.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         self,
         end: LeafIndex,
         height: BlockHeight,

@@ -13,13 +13,13 @@ use crate::ring::read_ring;
 use crate::segment::{FileHeader, PayloadPart, SegmentFile};
 
 /// The files, and what a look at their names and modes tells.
-pub(super) struct Survey {
+pub(crate) struct Survey {
     /// Segments up to the last one; one in the middle may be missing.
-    pub(super) inventory: Inventory,
+    pub(crate) inventory: Inventory,
     /// The segment files that are there.
     frames: BTreeSet<SegmentNumber>,
     /// Bytes of segment and payload files.
-    pub(super) total: u64,
+    pub(crate) total: u64,
 }
 
 /// Names in the directory, sorted by what they are.
@@ -45,7 +45,7 @@ pub(crate) fn look(
 
 impl Survey {
     /// Lists the files; damage that the names alone show goes to `findings`.
-    pub(super) fn take(
+    pub(crate) fn take(
         disk: &dyn Disk,
         directory: &LogDirectory,
         findings: &mut Vec<Damage>,
@@ -82,22 +82,22 @@ impl Survey {
     }
 
     /// How many segment files there are.
-    pub(super) fn segments(&self) -> u64 {
+    pub(crate) fn segments(&self) -> u64 {
         self.frames.len() as u64
     }
 
     /// Whether the segment file is there.
-    pub(super) fn has(&self, segment: SegmentNumber) -> bool {
+    pub(crate) fn has(&self, segment: SegmentNumber) -> bool {
         self.frames.contains(&segment)
     }
 
     /// The files of the segments that are not sealed.
-    pub(super) fn unsealed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+    pub(crate) fn unsealed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
         self.frames.range(self.inventory.sealed..).copied()
     }
 
     /// Bytes of a segment's file and of its payload files.
-    pub(super) fn bytes_of(
+    pub(crate) fn bytes_of(
         &self,
         disk: &dyn Disk,
         directory: &LogDirectory,

@@ -15,6 +15,7 @@
 //! | `tree` | proofs against the text of RFC 9162, digest tree, bytes of tiles |
 //! | `frames` | frames, batches, memberships |
 //! | `files` | headers, flush ring, generation files, sidecars, state files |
+//! | `interop` | manifest and files of exports |
 //! | `bodies` | bodies of the log's own records |
 //! | [`seeds`] | the seeds of the corpora |
 
@@ -23,6 +24,7 @@ mod disk;
 mod files;
 mod fixture;
 mod frames;
+mod interop;
 mod record;
 pub mod seeds;
 mod text;
@@ -42,6 +44,8 @@ pub const TARGETS: &[Target] = &[
     ("generation_fuzz", files::generation),
     ("genesis_fuzz", bodies::genesis),
     ("hard_state_fuzz", files::hard_state),
+    ("interop_file_fuzz", interop::file),
+    ("interop_manifest_fuzz", interop::manifest),
     ("key_fuzz", text::key),
     ("membership_fuzz", frames::membership),
     ("note_fuzz", text::note),

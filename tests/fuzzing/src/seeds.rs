@@ -13,7 +13,8 @@ use stele_engine::reserved::{Genesis, LogId, SegmentSealed, covering_nodes};
 use stele_engine::ring::Slot;
 use stele_engine::segment::{FORMAT_VERSION, FRAMES_START, FileHeader, LeafRange, PAYLOADS_START, PayloadPart};
 use stele_engine::tiles::TilesBuilder;
-use stele_proof::digest_tree::Digest;
+use stele_proof::digest_tree::{Digest, DigestTree};
+use stele_proof::interop::{Content, Frame, Manifest, ManifestSegment, SeqRange, Slot as PayloadSlot, encode_header};
 use stele_proof::note::sign;
 use stele_proof::proof_file::ProofFile;
 use stele_proof::record::{MAX_ATTRS_BYTES, MAX_RECORD_BYTES, Record, Salt, SelfHash};
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Seed> {
     seeds.small_files();
     seeds.derived_files();
     seeds.bodies();
+    seeds.interop();
     seeds.0
 }
 
@@ -124,6 +126,47 @@ impl Seeds {
         self.add("record_build_fuzz", "reserved_key", "w\ns\nK\nok\na\nb\n{\"payload\":1}");
         self.add("record_build_fuzz", "kelvin", "w\ns\n\u{212a}\nok\na\nb\n{}");
         self.add("record_build_fuzz", "longest_names", format!("{0}\n{0}\nK\nok\n\n\n{{}}", "n".repeat(128)));
+    }
+
+    fn interop(&mut self) {
+        let range = SeqRange::new(1, 2).expect("a range");
+        let second = GENESIS.replace("\"seq\":1", "\"seq\":2");
+        let second = second.replace("b3:0", &SelfHash::of(GENESIS.as_bytes()).to_string());
+        let mut frames = encode_header(Content::Records, 2).to_vec();
+        let mut tree = DigestTree::new();
+        for (seq, text) in [(1, GENESIS), (2, &*second)] {
+            let self_hash = SelfHash::of(text.as_bytes());
+            tree.push(*self_hash.as_bytes());
+            Frame { seq, canonical: text.as_bytes(), self_hash }.write(&mut frames);
+        }
+        self.add("interop_file_fuzz", "two_records", frames.clone());
+        self.add("interop_file_fuzz", "cut", &frames[..frames.len() - 1]);
+        let mut huge = frames;
+        huge[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
+        self.add("interop_file_fuzz", "huge_record", huge);
+        let mut slots = encode_header(Content::Payloads, 1).to_vec();
+        PayloadSlot { seq: 1, salt: Salt::new([1; 32]), payload: b"payload" }.write(&mut slots);
+        self.add("interop_file_fuzz", "payload", slots.clone());
+        slots[40..44].copy_from_slice(&u32::MAX.to_le_bytes());
+        self.add("interop_file_fuzz", "huge_payload", slots);
+
+        let root = tree.root().expect("two leaves");
+        let mut manifest = Manifest {
+            stream: "ingress".to_owned(),
+            writer_id: "svc-gateway@inst-1".to_owned(),
+            segments: vec![ManifestSegment { number: 0, range, root }],
+            checkpoints: Vec::new(),
+            created: stele_proof::UnixMillis::new(1),
+        };
+        self.add("interop_manifest_fuzz", "unsigned", manifest.encode());
+        manifest.sign(range, root, &fixture::log_key()).expect("a key of type 01");
+        self.add("interop_manifest_fuzz", "signed", manifest.encode());
+        let next = SeqRange::new(3, 3).expect("a range");
+        manifest.segments.push(ManifestSegment { number: u64::MAX, range: next, root });
+        let text = String::from_utf8(manifest.encode()).expect("it is JSON");
+        self.add("interop_manifest_fuzz", "two_segments", &*text);
+        self.add("interop_manifest_fuzz", "outside", text.replace("wal-000000", "../wal-000000"));
+        self.add("interop_manifest_fuzz", "float", text.replace("\"offset\": 0", "\"offset\": 0.0"));
     }
 
     fn texts(&mut self) {

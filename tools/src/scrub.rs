@@ -1,0 +1,113 @@
+//! `stele scrub`: a log read again from the disk, at a set rate, to find what has rotted.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use serde_json::{Value, json};
+use stele_engine::environment::Environment;
+use stele_engine::number::SegmentNumber;
+use stele_engine::scrub::{Outcome, Pace, ScrubFinding, ScrubPosition, ScrubTotals, Scrubber};
+
+use crate::exit::{Exit, Failure};
+use crate::stream::Streams;
+use crate::verify::{count, progress_bar};
+
+/// Bytes that are read at a time where there is no rate.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// The arguments of `stele scrub`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Reads frames, payloads and tile sidecars from the disk, past the page cache where the file system can, and compares
+them with checksums, leaves, seal records and payload commitments. Each finding is a line on standard error with file,
+byte and record; then the exit code is 3. Takes no lock and writes nothing: a log can be scrubbed while it is written.
+
+What a scrub does not look at, `stele verify log` does: chains across records, signatures, hard-state, signing-state.
+
+Examples:
+  stele scrub --log audit
+  stele scrub --log audit --rate 10000000 --json")]
+pub struct Arguments {
+    /// The log's directory.
+    #[arg(long, value_name = "DIR")]
+    pub log: PathBuf,
+    /// Read at most so many bytes a second; by default as fast as the disk can.
+    #[arg(long, value_name = "BYTES_PER_SECOND")]
+    pub rate: Option<NonZeroU64>,
+    /// Begin at this segment, if all before it are sealed.
+    #[arg(long, value_name = "SEGMENT", default_value_t = 0)]
+    pub from: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`Failure`]: exit code 3 where something was found, 6 where there is no log.
+pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let from = Some(ScrubPosition { segment: SegmentNumber::new(arguments.from) });
+    let mut scrubber = Scrubber::start(environment, &arguments.log, from)?;
+    let pace = arguments.rate.map(Pace::new);
+    let bar = progress_bar()?;
+    let (mut read, mut findings, mut notes) = (0, Vec::new(), Vec::new());
+    let scrubbed = loop {
+        let before = environment.clock.now();
+        let step = match scrubber.step(pace.map_or(STEP_BYTES, Pace::step_bytes)) {
+            Ok(step) => step,
+            Err(error) => break Err(error),
+        };
+        read += step.bytes;
+        // They are told at once: the end may be hours away.
+        for finding in &step.findings {
+            bar.suspend(|| streams.tell(format_args!("stele: {}", finding.damage)));
+        }
+        for note in &step.notes {
+            bar.suspend(|| streams.tell(format_args!("stele: note: {note}")));
+        }
+        findings.extend(step.findings);
+        notes.extend(step.notes);
+        let totals = scrubber.totals();
+        bar.set_length(totals.of_bytes);
+        bar.set_position(totals.bytes.min(totals.of_bytes));
+        if step.outcome == Outcome::Done {
+            break Ok(totals);
+        }
+        if let Some(pace) = pace {
+            let took = environment.clock.now().get().saturating_sub(before.get());
+            std::thread::park_timeout(pace.wait_after(step.bytes, Duration::from_millis(took)));
+        }
+    };
+    bar.finish_and_clear();
+    let totals = scrubbed.with_context(|| format!("cannot scrub {}", arguments.log.display()))?;
+    if arguments.json {
+        streams.line(object(totals, read, &findings, &notes))?;
+    }
+    if !findings.is_empty() {
+        let what = format!("{} has rotted: {}", arguments.log.display(), count(findings.len(), "finding"));
+        return Err(Failure::new(Exit::Unverified, anyhow!(what)));
+    }
+    if arguments.json {
+        return Ok(());
+    }
+    let ScrubTotals { records, segments, .. } = totals;
+    streams.line(format_args!("ok: {records} records in {segments} whole segments; {read} bytes read"))
+}
+
+fn object(totals: ScrubTotals, read: u64, findings: &[ScrubFinding], notes: &[String]) -> Value {
+    let finding = |finding: &ScrubFinding| {
+        let damage = &finding.damage;
+        json!({
+            "segment": finding.segment.map(SegmentNumber::get), "file": damage.file, "offset": damage.offset,
+            "record": damage.leaf.map(|leaf| leaf.get()), "what": damage.what,
+        })
+    };
+    json!({
+        "ok": findings.is_empty(), "records": totals.records, "segments": totals.segments, "bytes_read": read,
+        "findings": findings.iter().map(finding).collect::<Vec<_>>(), "notes": notes,
+    })
+}

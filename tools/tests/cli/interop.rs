@@ -1,0 +1,75 @@
+//! `stele export interop`, `stele verify interop`, `stele import interop` and `stele scrub`.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::fs::{OpenOptions, Permissions, set_permissions};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::stele::stele;
+
+/// A directory with a log of three records, an export of them, and its key's vkey.
+fn made() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    stele(&["init", "--log", &at("log"), "--origin", "example.com/log"], "").output();
+    let append = ["append", "--log", &at("log"), "--stream", "s", "--writer", "w", "--kind", "Line", "-"];
+    stele(&append, "one\ntwo\nthree\n").output();
+    stele(&["segment", "seal", "--log", &at("log")], "").output();
+    let vkey = stele(&["keys", "generate", "--name", "export", "-o", &at("key")], "").output();
+    let export = ["export", "interop", "--log", &at("log"), "--stream", "s", "--writer", "w", "-o", &at("out")];
+    stele(&[&export[..], &["--key", &at("key")]].concat(), "").output();
+    (directory, vkey.trim().to_owned())
+}
+
+fn flip(path: &Path, at: u64) {
+    set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn text(path: &PathBuf) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn an_export_is_verified_imported_once_and_refused_when_a_byte_is_flipped() {
+    let (directory, vkey) = made();
+    let [out, other] = ["out", "other"].map(|name| directory.path().join(name));
+    let verified = stele(&["verify", "interop", text(&out), "--key", &vkey], "").output();
+    assert!(verified.starts_with("ok: 3 records, seq 1 to 3") && verified.contains("all of it signed"), "{verified}");
+    stele(&["import", "interop", text(&out), "--log", text(&other)], "").refused(6, &["there is no log"]);
+    stele(&["init", "--log", text(&other), "--origin", "example.com/other"], "").output();
+    let import = ["import", "interop", text(&out), "--log", text(&other)];
+    assert_eq!(stele(&import, "").output(), "imported 3 records, 0 were there already\n");
+    assert_eq!(stele(&import, "").output(), "imported 0 records, 3 were there already\n");
+    let told = stele(&[&import[..], &["--json"]].concat(), "").output();
+    assert!(told.lines().all(|line| line.ends_with("\"known\":true}")), "{told}");
+    assert_eq!(told.lines().count(), 3, "{told}");
+
+    flip(&out.join("wal-000000.seg"), 63);
+    let words = ["wal-000000.seg", "byte 32", "seq 1", "HashMismatch"];
+    stele(&["verify", "interop", text(&out)], "").refused(3, &words);
+    stele(&import, "").refused(3, &words);
+    std::fs::remove_file(out.join("manifest.json")).unwrap();
+    stele(&["verify", "interop", text(&out)], "").refused(6, &["no export", "manifest.json"]);
+}
+
+#[test]
+fn a_scrub_tells_of_a_flipped_bit_and_ends_with_3() {
+    let (directory, _) = made();
+    let log = directory.path().join("log");
+    let scrub = ["scrub", "--log", text(&log), "--rate", "100000000"];
+    assert!(stele(&scrub, "").output().starts_with("ok: "));
+    let segment = log.join("segments/0000000000000000.seg");
+    flip(&segment, std::fs::metadata(&segment).unwrap().len() / 2 + 200);
+    let ended = stele(&[&scrub[..], &["--json"]].concat(), "");
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.output.contains("\"ok\":false") && ended.output.contains("\"segment\":0"), "{ended:?}");
+    assert!(ended.errors.contains("0000000000000000.seg, byte "), "{ended:?}");
+    stele(&["scrub", "--log", text(&directory.path().join("none"))], "").refused(6, &["there is no log"]);
+    let ended = stele(&["scrub", "--log", text(&log), "--rate", "0"], "");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
