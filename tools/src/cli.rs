@@ -8,7 +8,9 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify};
+use crate::{
+    append, bench, completions, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -81,6 +83,9 @@ pub enum Command {
     /// Make private keys and print their vkeys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Measure what this build reaches on this machine.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }
@@ -107,6 +112,7 @@ impl Command {
             Self::Tlog(command) => tlog::run(command, streams),
             Self::Note(command) => note::run(command, streams),
             Self::Keys(command) => keys::run(command, streams),
+            Self::Bench(command) => bench::run(&command, environment, streams),
             Self::Completions(arguments) => completions::run(arguments, streams),
         }
     }
