@@ -20,6 +20,12 @@ impl SelfHash {
         Self(*blake3::hash(canonical).as_bytes())
     }
 
+    /// Hashes canonical bytes of many records, side by side, behind what is in `out`: several times as fast as
+    /// one after the other.
+    pub fn of_many(canonical: &[&[u8]], out: &mut Vec<Self>) {
+        super::many::hash_many(canonical, out);
+    }
+
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
