@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use stele_engine::birth::CreateOptions;
 use stele_engine::environment::Environment;
 use stele_engine::intake::Submission;
-use stele_engine::local::{LocalLog, PushError, SealSettings};
+use stele_engine::local::{LocalLog, SealSettings};
 use stele_proof::checkpoint::Origin;
 
 use super::engine::Row;
@@ -107,9 +107,7 @@ fn append_batches(
     let (tell, told) = mpsc::sync_channel(2);
     let mut in_flight = 0;
     for start in range.clone().step_by(shape.batch) {
-        for at in start..(start + shape.batch).min(range.end) {
-            push(log, records.get(at))?;
-        }
+        push_range(log, records, start..(start + shape.batch).min(range.end))?;
         if in_flight == 1 {
             wait(&told)?;
             in_flight = 0;
@@ -136,14 +134,10 @@ pub(super) fn stream(environment: &Environment, directory: &Path, records: &Reco
             remove(&path)?;
         }
         let mut log = create(environment, &path, SealSettings::default().bytes)?;
-        for at in 0..WARM {
-            push(&mut log, records.get(at))?;
-        }
+        push_range(&mut log, records, 0..WARM)?;
         log.flush()?;
         let watch = Stopwatch::start();
-        for at in WARM..records.len() {
-            push(&mut log, records.get(at))?;
-        }
+        push_range(&mut log, records, WARM..records.len())?;
         log.flush()?;
         seconds.push(watch.seconds());
         log.close()?;
@@ -171,13 +165,27 @@ pub(super) fn create(environment: &Environment, path: &Path, seal_bytes: u64) ->
     Ok(log)
 }
 
-/// Hands one finished record over.
-pub(super) fn push(log: &mut LocalLog, finished: &[u8]) -> Result<(), Failure> {
-    match log.push(&Submission::Finished { bytes: finished, payload: None }) {
-        Ok(_receipt) => Ok(()),
-        Err(PushError::Log(error)) => Err(error.into()),
-        Err(refused) => Err(Failure::new(Exit::Unverified, anyhow!(refused))),
+/// Records that are handed over in one call.
+const MESSAGE: usize = 64;
+
+fn push_range(log: &mut LocalLog, records: &Records, range: std::ops::Range<usize>) -> Result<(), Failure> {
+    for start in range.clone().step_by(MESSAGE) {
+        let message = start..(start + MESSAGE).min(range.end);
+        push_all(log, message.map(|at| records.get(at)))?;
     }
+    Ok(())
+}
+
+/// Hands finished records over.
+pub(super) fn push_all<'r>(log: &mut LocalLog, finished: impl Iterator<Item = &'r [u8]>) -> Result<(), Failure> {
+    let submissions: Vec<_> = finished.map(|bytes| Submission::Finished { bytes, payload: None }).collect();
+    let mut refused = None;
+    log.push_all(&submissions, &mut |answer| {
+        if let Err(refusal) = answer {
+            refused.get_or_insert(refusal);
+        }
+    })?;
+    refused.map_or(Ok(()), |refusal| Err(Failure::new(Exit::Unverified, anyhow!(refusal))))
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), Failure> {

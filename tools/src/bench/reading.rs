@@ -12,9 +12,9 @@ use stele_engine::reader::LogReader;
 use stele_engine::verify::{VerifyOptions, verify_log};
 use stele_proof::LeafIndex;
 
-use super::appending::{create, push};
+use super::appending::{create, push_all};
 use super::engine::Row;
-use super::records::Maker;
+use super::records::{Maker, Records};
 use super::stopwatch::{Stopwatch, median};
 use crate::exit::{Exit, Failure};
 
@@ -29,11 +29,12 @@ const MIB: f64 = (1 << 20) as f64;
 /// Verifies a whole log, which lies in the page cache.
 pub(super) fn verify(environment: &Environment, log: &Path) -> Result<Row, Failure> {
     let directory = LogDirectory::new(log);
+    let options = VerifyOptions { workers: environment.workers, ..VerifyOptions::default() };
     let mut seconds = Vec::new();
     let mut report = None;
     for _ in 0..ROUNDS {
         let watch = Stopwatch::start();
-        let found = verify_log(environment.disk.as_ref(), &directory, &VerifyOptions::default(), &mut |_| ())?;
+        let found = verify_log(environment.disk.as_ref(), &directory, &options, &mut |_| ())?;
         seconds.push(watch.seconds());
         report = Some(found);
     }
@@ -54,11 +55,12 @@ pub(super) fn verify(environment: &Environment, log: &Path) -> Result<Row, Failu
 pub(super) fn make_log(environment: &Environment, path: &Path, records: u64) -> Result<(), Failure> {
     let mut log = create(environment, path, SealSettings::default().bytes)?;
     let mut maker = Maker::new(CHAINS, RECORD_BYTES);
-    let mut finished = Vec::new();
-    for _ in 0..records {
-        finished.clear();
-        maker.make(&mut finished)?;
-        push(&mut log, &finished)?;
+    let mut left = records;
+    while left > 0 {
+        let count = left.min(1024);
+        let made = Records::make(&mut maker, usize::try_from(count).unwrap_or(1024))?;
+        push_all(&mut log, made.iter())?;
+        left -= count;
     }
     Ok(log.close()?)
 }
