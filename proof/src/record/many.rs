@@ -79,11 +79,9 @@ fn hash_group(platform: Platform, records: &[&[u8]], out: &mut Vec<SelfHash>) {
     let mut count = 0;
     for record in records {
         let is_root = record.len() <= CHUNK;
-        let mut number = 0;
-        for bytes in record.chunks(CHUNK).chain(record.is_empty().then_some(&[][..])) {
+        for (number, bytes) in (0..).zip(record.chunks(CHUNK).chain(record.is_empty().then_some(&[][..]))) {
             chunks[count] = Chunk { bytes, number, is_root, place: count };
             count += 1;
-            number += 1;
         }
     }
     let chunks = &mut chunks[..count];
