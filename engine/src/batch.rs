@@ -189,6 +189,15 @@ impl Default for BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// Takes out what is in it; what is left is empty, and has room for as much again, so that it need not
+    /// move while it grows.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let mut next = Self::default();
+        next.body.reserve_exact(self.body.len() + self.lengths.len());
+        std::mem::replace(self, next)
+    }
+
     /// How many records are in it.
     pub const fn count(&self) -> usize {
         self.lengths.len() / 2

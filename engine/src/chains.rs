@@ -91,7 +91,10 @@ pub struct Chains {
     /// How many identities are remembered.
     window: usize,
     limit: usize,
+    /// The key that was looked up last.
     key: String,
+    /// The chain that [`Chains::standing`] was asked about last, where there is one of that key.
+    met: Option<usize>,
     key_bytes: usize,
 }
 
@@ -105,6 +108,7 @@ impl Chains {
             window: WINDOW,
             limit,
             key: String::new(),
+            met: None,
             key_bytes: 0,
         }
     }
@@ -120,6 +124,7 @@ impl Chains {
             window: 0,
             limit: self.limit,
             key: String::new(),
+            met: None,
             key_bytes: self.key_bytes,
         }
     }
@@ -191,7 +196,8 @@ impl Chains {
     /// # Errors
     /// [`ChainError`] where it can never be appended as it is.
     pub fn standing(&mut self, record: &Record<'_>, self_hash: &SelfHash) -> Result<Standing, ChainError> {
-        let Some(number) = self.number(record.stream().escaped(), record.writer_id().escaped()) else {
+        self.met = self.number(record.stream().escaped(), record.writer_id().escaped());
+        let Some(number) = self.met else {
             return match record.seq() {
                 1 if self.chains.len() < self.limit => Ok(Standing::Next),
                 1 => Err(ChainError::TooManyChains(self.limit)),
@@ -224,6 +230,12 @@ impl Chains {
             Some((_, at)) => Err(ChainError::Tamper { at: *at }),
             None => Ok(Standing::Older),
         }
+    }
+
+    /// Makes the record the head of its chain that [`Chains::standing`] was asked about last and found to be
+    /// the next one: its chain is not looked up again.
+    pub(crate) fn take_next(&mut self, seq: u64, self_hash: SelfHash, leaf: LeafIndex) {
+        self.set(self.met, seq, self_hash, leaf);
     }
 
     /// Makes a record the head of its chain.

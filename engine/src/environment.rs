@@ -22,12 +22,13 @@ pub trait Entropy: Send + Sync {
 }
 
 /// Who does the work that a log does beside its caller: writing, sealing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Workers {
     /// Threads of their own.
     Threads,
     /// The caller, when it has to wait for that work or asks for it by [`crate::store::SegmentStore::write_queued`] and
     /// the like: the same calls give the same calls to the disk, in the same order. For tests.
+    #[default]
     Inline,
 }
 

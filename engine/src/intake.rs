@@ -75,8 +75,9 @@ impl From<RecordError> for Refusal {
 /// What became of a record that fits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admitted {
-    /// It is the next of its chain; its canonical bytes stand at the end of the buffer.
-    Next(SelfHash),
+    /// It is the next of its chain, with this number, and [`Chains::take_next`] makes it the head; its
+    /// canonical bytes stand at the end of the buffer.
+    Next(SelfHash, u64),
     /// It is there already.
     Duplicate(SelfHash, LeafIndex),
     /// It may be there already, further back than is remembered.
@@ -130,7 +131,8 @@ pub(crate) fn admit(
     }
 }
 
-fn decide(
+/// Decides about a record whose hash and payload are right.
+pub(crate) fn decide(
     record: &Record<'_>,
     self_hash: SelfHash,
     asker: Asker,
@@ -143,10 +145,64 @@ fn decide(
     limits.check(record)?;
     check_assigned(record)?;
     Ok(match chains.standing(record, &self_hash)? {
-        Standing::Next => Admitted::Next(self_hash),
+        Standing::Next => Admitted::Next(self_hash, record.seq()),
         Standing::Duplicate(at) => Admitted::Duplicate(self_hash, at),
         Standing::Older => Admitted::Older(self_hash),
     })
+}
+
+/// Finished records that are looked at together, at most.
+pub(crate) const GROUP: usize = 64;
+
+/// A finished record that is canonical and has the hash and the payload it says it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checked<'b> {
+    pub(crate) record: Record<'b>,
+    pub(crate) self_hash: SelfHash,
+}
+
+/// Checks each submission by itself, those that are finished side by side; `None` for drafts, which
+/// depend on the ones before. `buffer` takes the canonical bytes.
+pub(crate) fn check_finished<'b>(
+    submissions: &[Submission<'_>],
+    buffer: &'b mut Vec<u8>,
+) -> Vec<Option<Result<Checked<'b>, Refusal>>> {
+    buffer.clear();
+    let mut split = Vec::with_capacity(submissions.len());
+    for submission in submissions {
+        split.push(match submission {
+            Submission::Draft { .. } => None,
+            Submission::Finished { bytes, payload } => Some(match Finished::split(bytes) {
+                None => Err(Refusal::NotFinished),
+                Some(finished) => {
+                    let start = buffer.len();
+                    finished.write_canonical(buffer);
+                    Ok((start..buffer.len(), finished.self_hash(), *payload))
+                }
+            }),
+        });
+    }
+    let buffer: &'b [u8] = buffer;
+    let parse = |split: Result<(std::ops::Range<usize>, SelfHash, _), Refusal>| {
+        let (range, claimed, payload) = split?;
+        Ok((Record::parse(&buffer[range])?, claimed, payload))
+    };
+    let parsed: Vec<_> = split.into_iter().map(|split| split.map(parse)).collect();
+    let canonical = parsed.iter().flatten().flatten().map(|(record, ..)| record.canonical());
+    let inputs: Vec<&[u8]> = canonical.collect();
+    let mut hashes = Vec::new();
+    SelfHash::of_many(&inputs, &mut hashes);
+    let mut hashes = hashes.into_iter();
+    let mut check = |parsed: Result<(Record<'b>, SelfHash, _), Refusal>| {
+        let (record, claimed, payload) = parsed?;
+        let computed = hashes.next().unwrap_or_else(|| record.self_hash());
+        if computed != claimed {
+            return Err(Refusal::HashMismatch { claimed, computed });
+        }
+        check_payload(&record, payload)?;
+        Ok(Checked { record, self_hash: computed })
+    };
+    parsed.into_iter().map(|parsed| parsed.map(&mut check)).collect()
 }
 
 fn check_payload(record: &Record<'_>, payload: Option<(&Salt, &[u8])>) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use stele_proof::LeafIndex;
-use stele_proof::digest_tree::{Digest, DigestTree};
+use stele_proof::digest_tree::{self, Digest};
 use stele_proof::record::{Record, Salt, SelfHash};
 use stele_proof::tree::{CompactRange, leaf_hash};
 
@@ -16,6 +16,7 @@ use crate::disk::{Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
+use crate::seal::digest_of;
 use crate::segment::{LeafRange, PayloadPart, PayloadPlace, SegmentFile};
 use crate::tiles::TilesBuilder;
 use crate::walk::walk_segment;
@@ -55,6 +56,8 @@ pub struct SegmentReading {
     pub tree: CompactRange,
     /// Length of the segment file.
     pub file_bytes: u64,
+    /// BLAKE3 of the whole file, where it was hashed along.
+    pub file_digest: Option<Digest>,
     /// The bytes of its tile sidecar.
     pub tiles: Vec<u8>,
     /// The self hashes of its records; empty unless records were recomputed.
@@ -83,67 +86,186 @@ pub fn read_back(
     depth: Depth,
     visit: &mut VisitRecord<'_>,
 ) -> Result<SegmentReading, LogError> {
-    let segment = start.tail.segment;
-    let first = start.tail.leaves.next_leaf();
-    let mut reader = Reader {
-        disk,
-        directory,
-        depth,
-        visit,
-        tree: start.tree.clone(),
-        tiles: TilesBuilder::new(segment, first, start.tail.next_index),
-        digests: DigestTree::new(),
-        self_hashes: Vec::new(),
-        payloads: BTreeMap::new(),
-        membership: None,
-        payload_file: None,
-        file_bytes: start.tail.offset.get(),
-        link: start.tail.link,
-        term: start.tail.last_term,
-        alignment: start.tail.alignment,
-    };
+    let mut leaves = LeafReader::new(start);
+    let mut records = RecordReader::new(disk, directory, depth, visit, start);
     let mut tail = start.tail;
-    walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| reader.frame(placed, body))?;
-    let leaves = LeafRange { first, end: tail.leaves.next_leaf() };
-    Ok(SegmentReading {
-        segment,
-        leaves,
-        first_index: start.tail.next_index,
-        end: tail,
-        file_bytes: reader.file_bytes,
-        tiles: reader.tiles.finish(reader.link, reader.term, Offset::new(reader.file_bytes)),
-        tree: reader.tree,
-        digest_root: reader.digests.root(),
-        self_hashes: reader.self_hashes,
-        payloads: reader.payloads,
-        membership: reader.membership,
+    walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
+        let batch = batch_of(placed, body)?;
+        leaves.frame(placed, batch.as_ref());
+        records.frame(placed, body, batch.as_ref())
+    })?;
+    Ok(reading(start, tail, leaves.finish(), records.finish(), None))
+}
+
+/// As [`read_back`], on two threads: a second one walks the same frames, hashes leaves and tree and, of a
+/// segment that is read to its last frame, the whole file.
+///
+/// # Errors
+/// As [`read_back`].
+pub fn read_back_on_two(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: &SegmentStart,
+    end: Option<&Tail>,
+    depth: Depth,
+    visit: &mut VisitRecord<'_>,
+) -> Result<SegmentReading, LogError> {
+    let tree_side = || {
+        let mut leaves = LeafReader::new(start);
+        let mut tail = start.tail;
+        walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
+            leaves.frame(placed, batch_of(placed, body)?.as_ref());
+            Ok(())
+        })?;
+        let digest = match end {
+            Some(_) => None,
+            None => {
+                let path = directory.segment_file(SegmentFile::Frames(start.tail.segment));
+                Some(digest_of(disk.open(&path, Access::Read)?.as_ref())?)
+            }
+        };
+        Ok::<_, LogError>((leaves.finish(), digest))
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(tree_side);
+        let mut records = RecordReader::new(disk, directory, depth, visit, start);
+        let mut tail = start.tail;
+        let walked = walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
+            records.frame(placed, body, batch_of(placed, body)?.as_ref())
+        });
+        let found = records.finish();
+        let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // What the records side finds comes first: it is what one thread would find.
+        walked?;
+        let (leaves, digest) = other?;
+        Ok(reading(start, tail, leaves, found, digest))
     })
 }
 
-struct Reader<'r, 'v> {
-    disk: &'r dyn Disk,
-    directory: &'r LogDirectory,
-    depth: Depth,
-    visit: &'r mut VisitRecord<'v>,
+fn batch_of<'b>(placed: &Placed, body: &'b [u8]) -> Result<Option<Batch<'b>>, LogError> {
+    let header = &placed.header;
+    if header.kind != EntryKind::Batch || header.leaf_count == 0 {
+        return Ok(None);
+    }
+    Batch::parse(body).map(Some).map_err(|error| damaged(placed, None, &error.to_string()))
+}
+
+fn reading(
+    start: &SegmentStart,
+    tail: Tail,
+    leaves: LeavesRead,
+    records: RecordsRead,
+    file_digest: Option<Digest>,
+) -> SegmentReading {
+    let digest_root = digest_tree::root_of(&records.self_hashes);
+    SegmentReading {
+        segment: start.tail.segment,
+        leaves: LeafRange { first: start.tail.leaves.next_leaf(), end: tail.leaves.next_leaf() },
+        first_index: start.tail.next_index,
+        end: tail,
+        file_bytes: leaves.file_bytes,
+        file_digest,
+        tiles: leaves.tiles,
+        tree: leaves.tree,
+        digest_root,
+        self_hashes: records.self_hashes,
+        payloads: records.payloads,
+        membership: records.membership,
+    }
+}
+
+/// The side of a reading that is about leaves and tree.
+struct LeafReader {
     tree: CompactRange,
     tiles: TilesBuilder,
-    digests: DigestTree,
-    self_hashes: Vec<[u8; 32]>,
-    payloads: BTreeMap<PayloadPart, u64>,
-    membership: Option<Vec<u8>>,
-    payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
     file_bytes: u64,
     link: u32,
     term: Term,
     alignment: Alignment,
 }
 
-impl Reader<'_, '_> {
-    fn frame(&mut self, placed: &Placed, body: &[u8]) -> Result<(), LogError> {
+struct LeavesRead {
+    tree: CompactRange,
+    tiles: Vec<u8>,
+    file_bytes: u64,
+}
+
+impl LeafReader {
+    fn new(start: &SegmentStart) -> Self {
+        let tail = &start.tail;
+        Self {
+            tree: start.tree.clone(),
+            tiles: TilesBuilder::new(tail.segment, tail.leaves.next_leaf(), tail.next_index),
+            file_bytes: tail.offset.get(),
+            link: tail.link,
+            term: tail.last_term,
+            alignment: tail.alignment,
+        }
+    }
+
+    fn frame(&mut self, placed: &Placed, batch: Option<&Batch<'_>>) {
         let header = &placed.header;
         self.tiles.frame(placed.offset, header.first_leaf);
         self.link = crate::frame::stored_checksum(&placed.bytes);
         self.term = header.term;
+        let (tree, tiles) = (&mut self.tree, &mut self.tiles);
+        for record in batch.into_iter().flat_map(Batch::records) {
+            tree.append_observed(leaf_hash(record.bytes), &mut |node, hash| tiles.observe(node, hash));
+        }
+        self.file_bytes = placed.offset.get() + header.frame_len(self.alignment);
+    }
+
+    fn finish(self) -> LeavesRead {
+        let tiles = self.tiles.finish(self.link, self.term, Offset::new(self.file_bytes));
+        LeavesRead { tree: self.tree, tiles, file_bytes: self.file_bytes }
+    }
+}
+
+/// Records that are parsed and hashed together.
+const GROUP: usize = 64;
+
+/// The side of a reading that is about records and payloads.
+struct RecordReader<'r, 'v> {
+    disk: &'r dyn Disk,
+    directory: &'r LogDirectory,
+    depth: Depth,
+    visit: &'r mut VisitRecord<'v>,
+    self_hashes: Vec<[u8; 32]>,
+    payloads: BTreeMap<PayloadPart, u64>,
+    membership: Option<Vec<u8>>,
+    payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
+    alignment: Alignment,
+}
+
+struct RecordsRead {
+    self_hashes: Vec<[u8; 32]>,
+    payloads: BTreeMap<PayloadPart, u64>,
+    membership: Option<Vec<u8>>,
+}
+
+impl<'r, 'v> RecordReader<'r, 'v> {
+    fn new(
+        disk: &'r dyn Disk,
+        directory: &'r LogDirectory,
+        depth: Depth,
+        visit: &'r mut VisitRecord<'v>,
+        start: &SegmentStart,
+    ) -> Self {
+        Self {
+            disk,
+            directory,
+            depth,
+            visit,
+            self_hashes: Vec::new(),
+            payloads: BTreeMap::new(),
+            membership: None,
+            payload_file: None,
+            alignment: start.tail.alignment,
+        }
+    }
+
+    fn frame(&mut self, placed: &Placed, body: &[u8], batch: Option<&Batch<'_>>) -> Result<(), LogError> {
+        let header = &placed.header;
         let payload = match (header.payload, self.depth) {
             (Some(place), Depth::Everything) => self.payload(placed, place)?,
             _ => Vec::new(),
@@ -154,17 +276,48 @@ impl Reader<'_, '_> {
         if header.kind == EntryKind::Membership {
             self.membership = Some(body.to_vec());
         }
-        if header.kind == EntryKind::Batch && header.leaf_count > 0 {
-            let batch = Batch::parse(body).map_err(|error| self.damaged(placed, None, &error.to_string()))?;
-            for (leaf, record) in (header.first_leaf.get()..).map(LeafIndex::new).zip(batch.records()) {
-                let (tree, tiles) = (&mut self.tree, &mut self.tiles);
-                tree.append_observed(leaf_hash(record.bytes), &mut |node, hash| tiles.observe(node, hash));
-                if self.depth != Depth::Leaves {
-                    self.record(placed, leaf, record, &payload)?;
+        match batch {
+            Some(batch) if self.depth != Depth::Leaves => self.records(placed, batch, &payload),
+            _ => Ok(()),
+        }
+    }
+
+    fn records(&mut self, placed: &Placed, batch: &Batch<'_>, payload: &[u8]) -> Result<(), LogError> {
+        let mut stored = (placed.header.first_leaf.get()..).map(LeafIndex::new).zip(batch.records()).peekable();
+        let mut group = Vec::with_capacity(GROUP);
+        let mut inputs = Vec::with_capacity(GROUP);
+        let mut hashes = Vec::with_capacity(GROUP);
+        while stored.peek().is_some() {
+            group.clear();
+            inputs.clear();
+            hashes.clear();
+            let mut fault = None;
+            for (leaf, stored) in stored.by_ref().take(GROUP) {
+                match Record::parse(stored.bytes) {
+                    Ok(record) => group.push((leaf, record, stored)),
+                    Err(error) => {
+                        fault = Some(damaged(placed, Some(leaf), &error.to_string()));
+                        break;
+                    }
                 }
             }
+            inputs.extend(group.iter().map(|(_, record, _)| record.canonical()));
+            SelfHash::of_many(&inputs, &mut hashes);
+            // What lies before a record that cannot be read is told first.
+            for ((leaf, record, stored), self_hash) in group.iter().zip(&hashes) {
+                self.record(
+                    placed,
+                    *leaf,
+                    record,
+                    *self_hash,
+                    payload.get(range_of(stored)).unwrap_or_default(),
+                    stored,
+                )?;
+            }
+            if let Some(fault) = fault {
+                return Err(fault);
+            }
         }
-        self.file_bytes = placed.offset.get() + header.frame_len(self.alignment);
         Ok(())
     }
 
@@ -172,28 +325,29 @@ impl Reader<'_, '_> {
         &mut self,
         placed: &Placed,
         leaf: LeafIndex,
-        stored: BatchRecord<'_>,
-        payload: &[u8],
+        record: &Record<'_>,
+        self_hash: SelfHash,
+        slot: &[u8],
+        stored: &BatchRecord<'_>,
     ) -> Result<(), LogError> {
-        let record =
-            Record::parse(stored.bytes).map_err(|error| self.damaged(placed, Some(leaf), &error.to_string()))?;
-        let self_hash = record.self_hash();
-        self.digests.push(*self_hash.as_bytes());
         self.self_hashes.push(*self_hash.as_bytes());
-        let (at, len) = (stored.slot.0 as usize, stored.slot.1 as usize);
-        let slot = payload.get(at..at + len).unwrap_or_default();
+        let (at, len) = stored.slot;
         if self.depth == Depth::Everything
-            && let Err(what) = check_payload(&record, slot, len)
+            && let Err(what) = check_payload(record, slot, len as usize)
         {
             return Err(match placed.header.payload {
                 Some(place) => {
                     let name = relative(SegmentFile::Payloads(placed.segment, place.part));
-                    LogError::damaged(name, u64::from(place.offset) + at as u64, Some(leaf), what)
+                    LogError::damaged(name, u64::from(place.offset) + u64::from(at), Some(leaf), what)
                 }
-                None => self.damaged(placed, Some(leaf), what),
+                None => damaged(placed, Some(leaf), what),
             });
         }
-        (self.visit)(leaf, &record, self_hash, slot).map_err(|what| self.damaged(placed, Some(leaf), &what))
+        (self.visit)(leaf, record, self_hash, slot).map_err(|what| damaged(placed, Some(leaf), &what))
+    }
+
+    fn finish(self) -> RecordsRead {
+        RecordsRead { self_hashes: self.self_hashes, payloads: self.payloads, membership: self.membership }
     }
 
     /// The payload slots of a frame; the padding behind them must be zero.
@@ -224,11 +378,17 @@ impl Reader<'_, '_> {
         bytes.truncate(len);
         Ok(bytes)
     }
+}
 
-    fn damaged(&self, placed: &Placed, leaf: Option<LeafIndex>, what: &str) -> LogError {
-        let leaf = leaf.or(Some(placed.header.first_leaf));
-        LogError::damaged(relative(SegmentFile::Frames(placed.segment)), placed.offset.get(), leaf, what)
-    }
+/// Where a record's payload slot lies in its frame's payload.
+fn range_of(stored: &BatchRecord<'_>) -> std::ops::Range<usize> {
+    let at = stored.slot.0 as usize;
+    at..at + stored.slot.1 as usize
+}
+
+fn damaged(placed: &Placed, leaf: Option<LeafIndex>, what: &str) -> LogError {
+    let leaf = leaf.or(Some(placed.header.first_leaf));
+    LogError::damaged(relative(SegmentFile::Frames(placed.segment)), placed.offset.get(), leaf, what)
 }
 
 /// Checks a record's payload slot against its commitment.

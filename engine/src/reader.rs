@@ -9,7 +9,7 @@
 //! read is damaged, never "beyond the end".
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,13 +33,15 @@ use crate::recovery::table::Outcome;
 use crate::reserved::Genesis;
 use crate::ring::{Slot, read_ring};
 use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, SegmentFile};
-use crate::tiles::{Tiles, completing_leaf, node_hash_from};
+use crate::tiles::{TILE_HEIGHT, Tiles, completing_leaf, node_hash_from};
 use crate::walk::walk;
 
 /// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
 pub(crate) const MAX_TILES_BYTES: usize = 128 << 20;
-/// Sidecars that are kept in memory.
-const KEPT_SIDECARS: usize = 16;
+/// Sidecars that are kept in memory: about 2 MiB each, those of 16 million records.
+const KEPT_SIDECARS: usize = 256;
+/// Nodes that are kept in memory.
+const KEPT_NODES: usize = 1 << 18;
 
 /// Where the readable log ends, and why it may not be the end of the files.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,6 +97,7 @@ pub struct LogReader {
     /// Tiles of the segments that have no usable sidecar, the open one among them.
     rebuilt: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
     sidecars: RefCell<BTreeMap<SegmentNumber, Rc<Tiles>>>,
+    nodes: RefCell<HashMap<Node, tree::Hash>>,
 }
 
 impl LogReader {
@@ -142,6 +145,7 @@ impl LogReader {
             durable: None,
             rebuilt: RefCell::default(),
             sidecars: RefCell::default(),
+            nodes: RefCell::default(),
         };
         reader.find_end(upto, slots)?;
         Ok(reader)
@@ -308,6 +312,28 @@ impl LogReader {
         let tiles = Rc::new(tiles);
         self.rebuilt.borrow_mut().insert(segment, Rc::clone(&tiles));
         Ok(tiles)
+    }
+
+    /// The hash of a node. Those above the lowest tiles that take most hashing, and that most proofs need, are
+    /// kept: a complete node never changes.
+    fn node_hash(
+        &self,
+        node: Node,
+        tile_hash: &mut dyn FnMut(u8, u64) -> Result<tree::Hash, LogError>,
+    ) -> Result<tree::Hash, LogError> {
+        if node.level() <= TILE_HEIGHT || node.level().is_multiple_of(TILE_HEIGHT) {
+            return node_hash_from(node, tile_hash);
+        }
+        if let Some(hash) = self.nodes.borrow().get(&node) {
+            return Ok(*hash);
+        }
+        let hash = node_hash_from(node, tile_hash)?;
+        let mut kept = self.nodes.borrow_mut();
+        if kept.len() >= KEPT_NODES {
+            kept.clear();
+        }
+        kept.insert(node, hash);
+        Ok(hash)
     }
 
     /// The segment that holds a leaf below the size.
@@ -511,13 +537,20 @@ impl NodeReader for NodesUpTo<'_> {
     type Error = LogError;
 
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
-        let tile_hash = |level: u8, index: u64| {
+        // Neighbours lie in one segment, which need not be searched for again.
+        let mut last: Option<Rc<Tiles>> = None;
+        let mut tile_hash = |level: u8, index: u64| {
             let beyond =
                 || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
             let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
-            self.reader.segment_up_to(leaf, self.last)?.tile_hash(level, index).ok_or_else(beyond)
+            let tiles = match last.take().filter(|tiles| tiles.leaves().contains(leaf)) {
+                Some(tiles) => tiles,
+                None => self.reader.segment_up_to(leaf, self.last)?,
+            };
+            last.insert(tiles).tile_hash(level, index).ok_or_else(beyond)
         };
-        nodes.iter().map(|node| node_hash_from(*node, tile_hash)).collect()
+        let node_hash = |node: &Node| self.reader.node_hash(*node, &mut tile_hash);
+        nodes.iter().map(node_hash).collect()
     }
 }
 

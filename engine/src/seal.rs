@@ -16,7 +16,7 @@ use stele_proof::digest_tree::Digest;
 use stele_proof::tree;
 
 use crate::directory::{LogDirectory, relative};
-use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, read_up_to, replace};
+use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::error::LogError;
 use crate::frame::Tail;
 use crate::number::{BlockHeight, RaftIndex};
@@ -131,8 +131,14 @@ pub fn describe(
     start: &SegmentStart,
     reading: &SegmentReading,
 ) -> Result<SegmentSealed, LogError> {
-    let file = disk.open(&directory.segment_file(SegmentFile::Frames(start.tail.segment)), Access::Read)?;
-    describe_as(reading, digest_of(file.as_ref())?)
+    let digest = match reading.file_digest {
+        Some(digest) => digest,
+        None => {
+            let path = directory.segment_file(SegmentFile::Frames(start.tail.segment));
+            digest_of(disk.open(&path, Access::Read)?.as_ref())?
+        }
+    };
+    describe_as(reading, digest)
 }
 
 /// The body of the seal record of a segment whose file has this digest.
@@ -173,11 +179,12 @@ pub fn digest_of(file: &dyn DiskFile) -> Result<Digest, DiskError> {
     const STEP: usize = 1 << 20;
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
+    let mut bytes = vec![0; STEP];
     loop {
-        let bytes = read_up_to(file, at, STEP)?;
-        hasher.update(&bytes);
-        at += bytes.len() as u64;
-        if bytes.len() < STEP {
+        let read = file.read_at(&mut bytes, at)?;
+        hasher.update(&bytes[..read]);
+        at += read as u64;
+        if read < STEP {
             return Ok(Digest::new(*hasher.finalize().as_bytes()));
         }
     }
@@ -197,7 +204,12 @@ impl rs_merkle::Hasher for DigestNode {
     fn concat_and_hash(left: &[u8; 32], right: Option<&[u8; 32]>) -> [u8; 32] {
         match right {
             None => *left,
-            Some(right) => *blake3::Hasher::new().update(&[1]).update(left).update(right).finalize().as_bytes(),
+            Some(right) => {
+                let mut node = [1; 65];
+                node[1..33].copy_from_slice(left);
+                node[33..].copy_from_slice(right);
+                *blake3::hash(&node).as_bytes()
+            }
         }
     }
 }

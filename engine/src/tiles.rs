@@ -48,7 +48,7 @@ const MAGIC: [u8; 8] = *b"STELTILE";
 /// Where the bytes begin that the checksum covers.
 const CHECKED_FROM: usize = 40;
 /// Levels of the tree that one tile spans.
-const TILE_HEIGHT: u8 = 8;
+pub(crate) const TILE_HEIGHT: u8 = 8;
 /// Tile levels that a tree of 2^64 - 1 leaves has.
 const TILE_LEVELS: u8 = 8;
 /// The binary logarithm of the largest block: a segment lies in one.

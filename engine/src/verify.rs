@@ -38,6 +38,7 @@ use stele_proof::{TreeSize, tree};
 
 use crate::directory::LogDirectory;
 use crate::disk::Disk;
+use crate::environment::Workers;
 use crate::error::{Damage, LogError};
 use crate::number::SegmentNumber;
 
@@ -50,6 +51,8 @@ pub struct VerifyOptions {
     pub policy: Option<Policy>,
     /// A signed checkpoint from outside; without one, the stored one is held against the policy.
     pub checkpoint: Option<Vec<u8>>,
+    /// With threads, two of them share the reading of each segment.
+    pub workers: Workers,
 }
 
 /// How far a verification is.
@@ -138,7 +141,7 @@ pub(crate) fn audit<'a>(
 ) -> Result<(LogReport, Evidence), LogError> {
     // What was signed is read first: everything that it covers was durable before.
     let mut heads = heads::Heads::read(disk, directory, options)?;
-    let mut audit = segments::Audit::start(disk, directory, heads.sizes(), rewrite)?;
+    let mut audit = segments::Audit::start(disk, directory, heads.sizes(), options.workers, rewrite)?;
     audit.run(progress)?;
     heads.compare(&mut audit)?;
     if audit.walked.tree.size().get() == 0 && audit.findings.is_empty() && !audit.flushed.writer {

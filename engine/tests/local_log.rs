@@ -13,6 +13,7 @@ use stele_engine::intake::{Refusal, Submission};
 use stele_engine::local::{LocalLog, PushError, Receipt, SealSettings};
 use stele_engine::number::BlockHeight;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
+use stele_engine::segment::FRAMES_START;
 use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, Subject, Value};
 use stele_proof::tree::{CompactRange, leaf_hash, verify_consistency, verify_inclusion};
@@ -304,4 +305,114 @@ fn state_files_are_made_used_and_made_again() {
     std::fs::File::create(&state).and_then(|mut file| std::io::Write::write_all(&mut file, &damaged)).unwrap();
     LocalLog::open(&environment, &path).unwrap().close().unwrap();
     assert_eq!(std::fs::read(&state).unwrap(), bytes);
+}
+
+/// Finished records of some chains, drawn from a seed, some of them spoiled in every way that is refused,
+/// some twice.
+fn some_good_some_bad(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut at = seed;
+    let mut draw = |bound: u64| {
+        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (at >> 33) % bound
+    };
+    let mut heads = [const { (0, None) }; 5];
+    let mut all = Vec::new();
+    while all.len() < count {
+        let chain = usize::try_from(draw(5)).unwrap();
+        let text = "x".repeat(usize::try_from(draw(900)).unwrap());
+        let attrs = Object::new(vec![("text".to_owned(), Value::String(text))]).unwrap();
+        let builder = RecordBuilder {
+            ts_ms: UnixMillis::new(draw(1000)),
+            writer_id: if draw(30) == 0 { "stele/log" } else { ["a", "b", "c", "d", "e"][chain] },
+            stream: "s",
+            kind: "Line",
+            actor: Actor { anon: true, ..Actor::default() },
+            subject: Subject::default(),
+            reason: "ok",
+            attrs: &attrs,
+            payload: None,
+        };
+        let (seq, prev) = &heads[chain];
+        let mut canonical = Vec::new();
+        let record = builder.encode(seq + 1, prev.as_ref(), &mut canonical).unwrap();
+        let self_hash = record.self_hash();
+        let mut finished = Vec::new();
+        record.write_finished(&self_hash, &mut finished);
+        let len = finished.len();
+        let is_good = match draw(12) {
+            0 => {
+                finished[len / 2] ^= 1;
+                false
+            }
+            1 => {
+                finished.truncate(len - 1);
+                false
+            }
+            2 => {
+                finished[len - 3] ^= 1;
+                false
+            }
+            3 => {
+                finished.insert(1, b' ');
+                false
+            }
+            // Twice.
+            4 => {
+                all.push(finished.clone());
+                true
+            }
+            _ => true,
+        };
+        if is_good && !record.is_reserved() {
+            heads[chain] = (seq + 1, Some(self_hash));
+        }
+        all.push(finished);
+        if draw(40) == 0 {
+            // Another first record of a chain that has one contradicts it.
+            let mut canonical = Vec::new();
+            let record = builder.encode(1, None, &mut canonical).unwrap();
+            let mut finished = Vec::new();
+            record.write_finished(&record.self_hash(), &mut finished);
+            all.push(finished);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_message_of_records_is_taken_and_answered_as_its_records_one_by_one() {
+    for seed in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let records = some_good_some_bad(seed, 700);
+        let submissions: Vec<_> = records.iter().map(|bytes| Submission::Finished { bytes, payload: None }).collect();
+        let one_by_one = {
+            let mut log = create(&fixed().0, &directory.path().join("one"));
+            let answer = |submission| match log.push(submission) {
+                Ok(receipt) => Ok(receipt),
+                Err(PushError::Refused(refusal)) => Err(refusal),
+                Err(other) => panic!("{other}"),
+            };
+            let answers: Vec<_> = submissions.iter().map(answer).collect();
+            log.close().unwrap();
+            answers
+        };
+        let mut together = Vec::new();
+        let mut log = create(&fixed().0, &directory.path().join("all"));
+        for message in submissions.chunks(150) {
+            log.push_all(message, &mut |answer| together.push(answer)).unwrap();
+        }
+        log.close().unwrap();
+        assert_eq!(one_by_one, together, "seed {seed}");
+        assert!(together.iter().filter(|answer| answer.is_ok()).count() > 100, "seed {seed}");
+        assert!(together.iter().filter(|answer| answer.is_err()).count() > 100, "seed {seed}");
+        for entry in std::fs::read_dir(directory.path().join("one/segments")).unwrap() {
+            let name = entry.unwrap().file_name();
+            let bytes = |log: &str| std::fs::read(directory.path().join(log).join("segments").join(&name)).unwrap();
+            // The flush ring of the open file tells of groups, which threads make.
+            let is_segment = Path::new(&name).extension().is_some_and(|end| end == "seg");
+            let skipped = if is_segment { usize::try_from(FRAMES_START.get()).unwrap() } else { 0 };
+            let frames = |log: &str| bytes(log).split_off(skipped);
+            assert!(frames("one") == frames("all"), "seed {seed}: {} differs", name.to_string_lossy());
+        }
+    }
 }

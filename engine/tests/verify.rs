@@ -281,8 +281,11 @@ fn a_log_is_verified_while_it_is_written() {
 fn a_checkpoint_and_a_policy_from_outside_are_held_against_the_log() {
     let log = Made::new(Alignment::WORD);
     let against = |policy: Option<&Policy>, checkpoint: Option<&str>| {
-        let options =
-            VerifyOptions { policy: policy.cloned(), checkpoint: checkpoint.map(|note| note.as_bytes().to_vec()) };
+        let options = VerifyOptions {
+            policy: policy.cloned(),
+            checkpoint: checkpoint.map(|note| note.as_bytes().to_vec()),
+            ..VerifyOptions::default()
+        };
         let report = verify_log(&RealDisk, &LogDirectory::new(&log.path), &options, &mut |_| ()).unwrap();
         (report.checked_against, report.findings)
     };

@@ -13,10 +13,11 @@
 
 use core::fmt;
 
+use crate::record::SelfHash;
 use crate::tree::{parse_lower_hex, write_lower_hex};
 
 /// The first byte of what is hashed to a node.
-const NODE_PREFIX: [u8; 1] = [0x01];
+const NODE_PREFIX: u8 = 0x01;
 /// One peak for each bit of the number of leaves.
 const MAX_PEAKS: usize = 64;
 /// What the text of a digest starts with.
@@ -121,12 +122,34 @@ impl fmt::Debug for DigestTree {
     }
 }
 
+/// The root over all leaves at once, its nodes hashed side by side; `None` without leaves.
+pub fn root_of(leaves: &[[u8; 32]]) -> Option<Digest> {
+    let mut level = leaves.to_vec();
+    let mut hashes = Vec::new();
+    while level.len() > 1 {
+        let (pairs, odd) = level.as_chunks::<2>();
+        hashes.clear();
+        for pairs in pairs.chunks(64) {
+            let nodes: Vec<[u8; 65]> = pairs.iter().map(|[left, right]| node(left, right)).collect();
+            let inputs: Vec<&[u8]> = nodes.iter().map(<[u8; 65]>::as_slice).collect();
+            SelfHash::of_many(&inputs, &mut hashes);
+        }
+        let odd = odd.first().copied();
+        level = hashes.iter().map(|hash| *hash.as_bytes()).chain(odd).collect();
+    }
+    level.first().copied().map(Digest)
+}
+
 fn join(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&NODE_PREFIX);
-    hasher.update(left);
-    hasher.update(right);
-    hasher.finalize().into()
+    blake3::hash(&node(left, right)).into()
+}
+
+/// What is hashed to a node.
+fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 65] {
+    let mut bytes = [NODE_PREFIX; 65];
+    bytes[1..33].copy_from_slice(left);
+    bytes[33..].copy_from_slice(right);
+    bytes
 }
 
 #[cfg(test)]
@@ -156,12 +179,13 @@ mod tests {
     fn rs_merkle_makes_the_same_root_at_every_size() {
         let mut tree = DigestTree::new();
         let mut leaves = Vec::new();
-        assert_eq!(tree.root(), None);
+        assert_eq!((tree.root(), root_of(&[])), (None, None));
         for position in 0..600 {
             tree.push(leaf(position));
             leaves.push(leaf(position));
             let theirs = rs_merkle::MerkleTree::<Blake3>::from_leaves(&leaves);
             assert_eq!(tree.root().map(|root| *root.as_bytes()), theirs.root(), "{position}");
+            assert_eq!(tree.root(), root_of(&leaves), "{position}");
             assert_eq!(tree.leaves(), position + 1);
         }
     }

@@ -13,6 +13,7 @@ mod chain;
 mod error;
 mod hash;
 mod json;
+mod many;
 mod payload;
 mod scan;
 mod text;
@@ -20,7 +21,7 @@ mod value;
 
 pub use bounds::{Limits, check_assigned};
 pub use build::{Actor, RecordBuilder, Subject};
-pub use chain::{verify_chain, verify_link, verify_record};
+pub use chain::{verify_chain, verify_link, verify_record, verify_records};
 pub use error::{BoundsError, CanonError, Place, RecordError, VerifyError};
 pub use hash::SelfHash;
 pub use json::{canonicalize, parse_object};

@@ -9,7 +9,7 @@ use stele_engine::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 use crate::{
-    append, completions, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment, tlog,
+    append, bench, completions, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment, tlog,
     verify,
 };
 
@@ -94,6 +94,9 @@ pub enum Command {
     /// Make private keys and print their vkeys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Measure what this build reaches on this machine.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }
@@ -123,6 +126,7 @@ impl Command {
             Self::Tlog(command) => tlog::run(command, streams),
             Self::Note(command) => note::run(command, streams),
             Self::Keys(command) => keys::run(command, streams),
+            Self::Bench(command) => bench::run(&command, environment, streams),
             Self::Completions(arguments) => completions::run(arguments, streams),
         }
     }

@@ -120,7 +120,7 @@ fn log(arguments: &LogArguments, environment: &Environment, streams: &mut Stream
         arguments.checkpoint.as_ref().map(|source| source.read(streams, MAX_NOTE_BYTES as u64)).transpose()?;
     let bar = progress_bar()?;
     let directory = LogDirectory::new(&arguments.log);
-    let options = VerifyOptions { policy, checkpoint };
+    let options = VerifyOptions { policy, checkpoint, workers: environment.workers };
     let report = verify_log(environment.disk.as_ref(), &directory, &options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.bytes);

@@ -5,15 +5,17 @@ use std::io;
 use std::path::Path;
 
 use stele_proof::digest_tree::Digest;
+use stele_proof::record::Record;
 use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::directory::{LogDirectory, read_file_header, relative};
 use crate::disk::{Access, Disk, read_small};
+use crate::environment::Workers;
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, Tail};
 use crate::number::SegmentNumber;
-use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
+use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back, read_back_on_two};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::recovery::decide;
 use crate::recovery::table::Newest;
@@ -52,6 +54,7 @@ pub(super) struct Audit<'a> {
     pub(super) recorded: BTreeSet<SegmentNumber>,
     /// What becomes of derived files that are not what they must be.
     rewrite: Option<&'a mut Rewrite<'a>>,
+    workers: Workers,
     pub(super) bytes: u64,
     pub(super) findings: Vec<Damage>,
     pub(super) notes: Vec<String>,
@@ -80,6 +83,7 @@ impl<'a> Audit<'a> {
         disk: &'a dyn Disk,
         directory: &'a LogDirectory,
         sizes: Vec<TreeSize>,
+        workers: Workers,
         rewrite: Option<&'a mut Rewrite<'a>>,
     ) -> Result<Self, LogError> {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
@@ -112,6 +116,7 @@ impl<'a> Audit<'a> {
             missing_sidecars: 0,
             recorded: BTreeSet::new(),
             rewrite,
+            workers,
             bytes: 0,
             findings,
             notes,
@@ -373,14 +378,14 @@ impl<'a> Audit<'a> {
     /// Reads the segment at hand, up to its last frame or up to `end`, and all there is in it.
     fn read(&mut self, end: Option<&Tail>) -> Result<Result<SegmentReading, Damage>, LogError> {
         let records = &mut self.records;
-        let reading = read_back(
-            self.disk,
-            self.directory,
-            &self.walked,
-            end,
-            Depth::Everything,
-            &mut |leaf, record, self_hash, slot| records.record(leaf, record, self_hash, slot),
-        );
+        let visit = &mut |leaf: LeafIndex, record: &Record<'_>, self_hash, slot: &[u8]| {
+            records.record(leaf, record, self_hash, slot)
+        };
+        let reading = match self.workers {
+            Workers::Threads => read_back_on_two,
+            Workers::Inline => read_back,
+        };
+        let reading = reading(self.disk, self.directory, &self.walked, end, Depth::Everything, visit);
         or_damage(reading, SegmentFile::Frames(self.walked.tail.segment))
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use stele_engine::birth::CreateOptions;
 use stele_engine::directory::LogDirectory;
 use stele_engine::disk::RealDisk;
-use stele_engine::environment::Environment;
+use stele_engine::environment::{Environment, Workers};
 use stele_engine::error::LogError;
 use stele_engine::intake::Submission;
 use stele_engine::local::LocalLog;
@@ -164,7 +164,14 @@ fn copy(path: &Path) -> TempDir {
 
 /// Verifies a log with nothing from outside.
 pub(crate) fn verify(path: &Path) -> LogReport {
-    verify_log(&RealDisk, &LogDirectory::new(path), &VerifyOptions::default(), &mut |_| ()).unwrap()
+    let verify = |workers| {
+        let options = VerifyOptions { workers, ..VerifyOptions::default() };
+        verify_log(&RealDisk, &LogDirectory::new(path), &options, &mut |_| ()).unwrap()
+    };
+    let report = verify(Workers::Inline);
+    // Two threads find what one finds, in the same order.
+    assert_eq!(report.findings, verify(Workers::Threads).findings);
+    report
 }
 
 /// Changes the bytes of a file, whatever its mode.

@@ -20,6 +20,12 @@ impl SelfHash {
         Self(*blake3::hash(canonical).as_bytes())
     }
 
+    /// Hashes canonical bytes of many records, side by side, behind what is in `out`: several times as fast as
+    /// one after the other.
+    pub fn of_many(canonical: &[&[u8]], out: &mut Vec<Self>) {
+        super::many::hash_many(canonical, out);
+    }
+
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -29,10 +35,14 @@ impl SelfHash {
     pub fn parse(text: &[u8]) -> Option<Self> {
         let digits: &[u8; 64] = text.strip_prefix(b"b3:")?.try_into().ok()?;
         let mut hash = [0; 32];
+        // No branch for each digit: whatever is no digit leaves its mark in `wrong`.
+        let mut wrong = 0;
         for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+            let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+            wrong |= high | low;
+            *byte = high << 4 | low & 15;
         }
-        Some(Self(hash))
+        (wrong < 16).then_some(Self(hash))
     }
 
     /// The text form.
@@ -46,6 +56,18 @@ impl SelfHash {
         text
     }
 }
+
+/// The value of each byte as a lower-case hex digit, [`NO_DIGIT`] where it is none.
+const DIGITS: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = 0x80;
 
 /// The value of a lower-case hex digit.
 pub(super) const fn nibble(digit: u8) -> Option<u8> {

@@ -87,7 +87,7 @@ fn crc(bytes: &[u8]) -> u32 {
 
 fn verify(disk: &FakeDisk, checkpoint: Option<&str>) -> LogReport {
     let checkpoint = checkpoint.map(|text| text.as_bytes().to_vec());
-    let options = VerifyOptions { policy: None, checkpoint };
+    let options = VerifyOptions { checkpoint, ..VerifyOptions::default() };
     verify_log(disk, &LogDirectory::new(LOG), &options, &mut |_| ()).unwrap()
 }
 

@@ -1,0 +1,42 @@
+//! `stele bench`: what this build reaches on this machine.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`engine`] | `stele bench engine`: its arguments, which workloads run, how they are printed |
+//! | `records` | the records that the workloads take |
+//! | `limit` | what the disk alone can do: the same bytes a flush, and nothing else |
+//! | `hashing` | canonical form, hashes, chains, on one core |
+//! | `appending` | appending, beside its limit |
+//! | `reading` | verification, proofs, memory and disk space of a log |
+//! | `stopwatch` | time |
+
+mod appending;
+pub mod engine;
+mod hashing;
+mod limit;
+mod reading;
+mod records;
+mod stopwatch;
+
+use clap::Subcommand;
+use stele_engine::environment::Environment;
+
+use crate::exit::Failure;
+use crate::stream::Streams;
+
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Measure the engine: hashing, appending, verifying, proving, memory and disk space.
+    Engine(engine::Arguments),
+}
+
+/// Measures.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(command: &Command, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Engine(arguments) => engine::run(arguments, environment, streams),
+    }
+}
