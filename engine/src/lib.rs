@@ -33,6 +33,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`index`] | finding records by stream, writer, time and hash; derived |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
@@ -51,6 +52,7 @@ pub mod error;
 pub mod frame;
 pub mod generation;
 pub mod hard_state;
+pub mod index;
 pub mod intake;
 pub mod local;
 pub mod membership;

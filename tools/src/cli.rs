@@ -8,7 +8,9 @@ use stele_engine::environment::Environment;
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
-use crate::{append, completions, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify};
+use crate::{
+    append, completions, index, init, keys, note, prove, quickstart, read, record, repair, segment, tlog, verify,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -64,6 +66,9 @@ pub enum Command {
     /// List, inspect and seal the segments of a log.
     #[command(subcommand)]
     Segment(segment::Command),
+    /// Show how far the index of a log got, or make it anew.
+    #[command(subcommand)]
+    Index(index::Command),
     /// Restore damaged files of a log from a copy of it.
     Repair(repair::Arguments),
     /// Verify a log, a segment file or a proof, offline.
@@ -101,6 +106,7 @@ impl Command {
             Self::Prove(arguments) => prove::run_prove(&arguments, environment, streams),
             Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
             Self::Segment(command) => segment::run(&command, environment, streams),
+            Self::Index(command) => index::run(&command, environment, streams),
             Self::Repair(arguments) => repair::run(&arguments, environment, streams),
             Self::Verify(command) => verify::run(&command, environment, streams),
             Self::Record(command) => record::run(command, streams),

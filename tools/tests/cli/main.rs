@@ -4,6 +4,7 @@
 
 mod append;
 mod arguments;
+mod index;
 mod keys;
 mod note;
 mod outside;
