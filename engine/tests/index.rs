@@ -253,7 +253,7 @@ fn an_index_that_is_behind_goes_on_where_it_stood() {
 }
 
 #[test]
-fn an_index_that_is_ahead_or_of_another_log_or_version_is_made_anew() {
+fn an_index_that_is_ahead_or_of_another_history_is_made_anew() {
     let (_place, path) = made(9, 3000);
     let (_other_place, other) = made(10, 3000);
     drop(caught_up(&path));
