@@ -109,6 +109,21 @@ impl LogDirectory {
         self.path.join("quarantine")
     }
 
+    /// The index: derived, and no part of the log ([`crate::index`]).
+    pub fn index(&self) -> PathBuf {
+        self.path.join("index")
+    }
+
+    /// The lock of whoever has the index open.
+    pub fn index_lock(&self) -> PathBuf {
+        self.path.join("index.lock")
+    }
+
+    /// An index that was moved aside.
+    pub fn bad_index(&self, number: u32) -> PathBuf {
+        self.path.join(format!("index.bad-{number}"))
+    }
+
     /// The advisory lock.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
@@ -159,7 +174,7 @@ impl Inventory {
                     return Err(LogError::damaged(missing, 0, None, format!("the segment file is missing; {REMEDY}")));
                 }
                 Some(SegmentFile::Payloads(number, part)) => payloads.push((number, part)),
-                Some(SegmentFile::Tiles(_)) | None => {}
+                Some(SegmentFile::Tiles(_) | SegmentFile::Hashes(_)) | None => {}
             }
         }
         payloads.sort_unstable();

@@ -34,6 +34,7 @@
 //! | [`interop`] | exports of a chain for other programs, and their import |
 //! | [`local`] | a log on one machine |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`index`] | finding records by stream, writer, time and hash; derived |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
 //! | [`scrub`] | reading a log again, slowly, to find what has rotted |
 //! | [`verify`] | checking every byte of a log, offline |
@@ -54,6 +55,7 @@ pub mod error;
 pub mod frame;
 pub mod generation;
 pub mod hard_state;
+pub mod index;
 pub mod intake;
 pub mod interop;
 pub mod local;

@@ -36,6 +36,8 @@ use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, Se
 use crate::tiles::{TILE_HEIGHT, Tiles, completing_leaf, node_hash_from};
 use crate::walk::walk;
 
+mod follow;
+
 /// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
 pub(crate) const MAX_TILES_BYTES: usize = 128 << 20;
 /// Sidecars that are kept in memory: about 2 MiB each, those of 16 million records.

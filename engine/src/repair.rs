@@ -341,7 +341,10 @@ impl Repair<'_> {
         plan: &Plan,
         seen: &Look,
     ) -> Result<(), LogError> {
-        let (SegmentFile::Frames(segment) | SegmentFile::Payloads(segment, _) | SegmentFile::Tiles(segment)) = file;
+        let (SegmentFile::Frames(segment)
+        | SegmentFile::Payloads(segment, _)
+        | SegmentFile::Tiles(segment)
+        | SegmentFile::Hashes(segment)) = file;
         let run = plan.unidentified.as_ref().filter(|run| run.segments.contains(&segment));
         let identified = run.is_none_or(|run| is_identified(run, segment, seen));
         if !identified || !seen.clears(file, segment) {

@@ -41,7 +41,7 @@ pub(crate) fn each_record(
 }
 
 /// As [`each_record`], with what the batch says of the record.
-fn each_stored<'b>(
+pub(crate) fn each_stored<'b>(
     placed: &Placed,
     body: &'b [u8],
     each: &mut dyn FnMut(LeafIndex, &Record<'b>, BatchRecord<'b>),

@@ -5,7 +5,7 @@
 //! 2. read back everything from disk and compare with the running tree;
 //! 3. build the digest tree a second time, with `rs_merkle`, from what was read, and compare;
 //! 4. cut the files to their exact length, clear the flush ring, flush files and directory;
-//! 5. write the tile sidecar and, where one is due, the state file; 6. set mode 0444. A segment counts as sealed from step 6 on.
+//! 5. write the tile sidecar, the hash table and, where one is due, the state file; 6. set mode 0444. A segment counts as sealed from step 6 on.
 //!
 //! I-SEAL-1: nothing in a sealed file depends on this node or on the time.
 
@@ -19,6 +19,7 @@ use crate::directory::{LogDirectory, relative};
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::error::LogError;
 use crate::frame::Tail;
+use crate::index::hashes::TableBuilder;
 use crate::number::{BlockHeight, RaftIndex};
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back};
 use crate::reserved::{SegmentSealed, covering_nodes};
@@ -27,9 +28,9 @@ use crate::state::{self, StateKeeper};
 use crate::tiles::{Tiles, node_hash_from};
 
 /// Free space that is left alone, so that what is open can be sealed: the sidecar of a block, with a frame
-/// for every leaf, a seal record, a state file of moderate size, and what is being flushed.
+/// for every leaf, its hash table, a seal record, a state file of moderate size, and what is being flushed.
 pub(crate) const fn low_water(height: BlockHeight) -> u64 {
-    height.leaves() * (33 + 16) + (8 << 20)
+    height.leaves() * (33 + 16 + 3 * 13) + (8 << 20)
 }
 
 /// Where an ended segment must end, as the running state saw it.
@@ -54,7 +55,9 @@ pub fn seal_segment(
     keeper: &mut StateKeeper,
 ) -> Result<SegmentSealed, LogError> {
     let chains = &mut keeper.chains;
+    let mut hashes = TableBuilder::default();
     let reading = read_back(disk, directory, start, None, Depth::Everything, &mut |leaf, record, self_hash, _| {
+        hashes.record(leaf, record, self_hash);
         chains.advance(record, self_hash, leaf).map_err(|error| error.to_string())
     })?;
     let segment = start.tail.segment;
@@ -80,6 +83,8 @@ pub fn seal_segment(
     }
     let tiles = directory.segment_file(SegmentFile::Tiles(segment));
     replace(disk, &tiles, &reading.tiles, Mode::Sealed)?;
+    let table = directory.segment_file(SegmentFile::Hashes(segment));
+    replace(disk, &table, &hashes.finish(segment, reading.leaves, &reading.tiles), Mode::Sealed)?;
     for part in reading.payloads.keys() {
         close_for_good(disk, &directory.segment_file(SegmentFile::Payloads(segment, *part)))?;
     }

@@ -118,6 +118,8 @@ pub enum SegmentFile {
     Payloads(SegmentNumber, PayloadPart),
     /// The tile sidecar.
     Tiles(SegmentNumber),
+    /// The hash table.
+    Hashes(SegmentNumber),
 }
 
 impl SegmentFile {
@@ -127,6 +129,7 @@ impl SegmentFile {
             Self::Frames(segment) => format!("{:016x}.seg", segment.get()),
             Self::Payloads(segment, part) => format!("{:016x}.{}.pay", segment.get(), part.get()),
             Self::Tiles(segment) => format!("{:016x}.tiles", segment.get()),
+            Self::Hashes(segment) => format!("{:016x}.hashes", segment.get()),
         }
     }
 
@@ -137,6 +140,7 @@ impl SegmentFile {
         let file = match rest {
             ".seg" => Self::Frames(segment),
             ".tiles" => Self::Tiles(segment),
+            ".hashes" => Self::Hashes(segment),
             _ => {
                 let part = rest.strip_prefix('.')?.strip_suffix(".pay")?;
                 Self::Payloads(segment, PayloadPart(part.parse().ok()?))
@@ -302,6 +306,7 @@ mod tests {
             SegmentFile::Frames(SegmentNumber::new(0xabc)),
             SegmentFile::Payloads(SegmentNumber::new(1), PayloadPart::new(12)),
             SegmentFile::Tiles(SegmentNumber::new(u64::MAX)),
+            SegmentFile::Hashes(SegmentNumber::new(0x12)),
         ] {
             assert_eq!(SegmentFile::parse(&file.name()), Some(file));
         }

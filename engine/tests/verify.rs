@@ -138,7 +138,7 @@ fn a_missing_or_swapped_file_is_found() {
     let segment = |number| format!("segments/{}", SegmentFile::Frames(SegmentNumber::new(number)).name());
     for name in log.files() {
         let found = report(&|path| std::fs::remove_file(path.join(&name)).unwrap());
-        let derived = name.ends_with(".tiles") || name == "log.toml";
+        let derived = name.ends_with(".tiles") || name.ends_with(".hashes") || name == "log.toml";
         let noted = derived || name == "policy" || name == "checkpoint" || name.starts_with("keys/");
         assert_eq!(files_of(&found).contains(name.as_str()), !noted, "{name}: {:?}", found.findings);
         assert!(!noted || (!found.notes.is_empty() && found.findings.is_empty()), "{name}: {found:?}");
@@ -153,7 +153,9 @@ fn a_missing_or_swapped_file_is_found() {
         }
     });
     assert!(files_of(&swapped).contains(&*segment(1)) && files_of(&swapped).contains(&*segment(2)), "{swapped:?}");
-    for extra in ["0000000000000001.1.pay", "00000000000000ff.0.pay", "00000000000000ff.tiles"] {
+    for extra in
+        ["0000000000000001.1.pay", "00000000000000ff.0.pay", "00000000000000ff.tiles", "00000000000000ff.hashes"]
+    {
         let found = report(&|path| {
             std::fs::copy(path.join("segments/0000000000000001.0.pay"), path.join("segments").join(extra)).unwrap();
         });

@@ -9,8 +9,8 @@ use stele_engine::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 use crate::{
-    append, bench, completions, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment, tlog,
-    verify,
+    append, bench, completions, index, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment,
+    tlog, verify,
 };
 
 const AFTER_HELP: &str = "\
@@ -69,6 +69,9 @@ pub enum Command {
     /// List, inspect and seal the segments of a log.
     #[command(subcommand)]
     Segment(segment::Command),
+    /// Show how far the index of a log got, or make it anew.
+    #[command(subcommand)]
+    Index(index::Command),
     /// Restore damaged files of a log from a copy of it.
     Repair(repair::Arguments),
     /// Read a log again at a set rate, and report what has rotted.
@@ -117,6 +120,7 @@ impl Command {
             Self::Prove(arguments) => prove::run_prove(&arguments, environment, streams),
             Self::Consistency(arguments) => prove::run_consistency(&arguments, environment, streams),
             Self::Segment(command) => segment::run(&command, environment, streams),
+            Self::Index(command) => index::run(&command, environment, streams),
             Self::Repair(arguments) => repair::run(&arguments, environment, streams),
             Self::Scrub(arguments) => scrub::run(&arguments, environment, streams),
             Self::Export(command) => interop::run_export(&command, environment, streams),

@@ -12,6 +12,7 @@
 //! | [`init`] | `stele init`: makes a log |
 //! | [`append`] | `stele append`: records into a log |
 //! | [`read`] | `stele read`, `stele tail`: records out of a log |
+//! | [`index`] | `stele index`: how far the index got, and making it anew |
 //! | [`prove`] | `stele checkpoint`, `stele prove`, `stele consistency` |
 //! | [`segment`] | `stele segment`: the files of a log |
 //! | [`repair`] | `stele repair`: damaged files of a log from a copy of it |
@@ -29,6 +30,7 @@ pub mod bench;
 pub mod cli;
 pub mod completions;
 pub mod exit;
+pub mod index;
 pub mod init;
 pub mod interop;
 pub mod keys;

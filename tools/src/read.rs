@@ -1,6 +1,7 @@
 //! `stele read` and `stele tail`: records out of a log, each hashed again before it is printed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use base64::Engine as _;
@@ -9,14 +10,22 @@ use clap::Args;
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
+use stele_engine::segment::LeafRange;
 use stele_proof::LeafIndex;
 use stele_proof::record::{FINISH_BYTES, Record};
 
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 
+pub mod find;
+mod time;
+
+use find::Filters;
+
 /// Output is handed over in pieces of about this size.
 const OUTPUT_BYTES: usize = 64 * 1024;
+/// Between two looks for new records.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 
 /// How records are printed.
 #[derive(Args, Clone, Copy, Debug)]
@@ -29,22 +38,36 @@ pub struct Form {
     pub json: bool,
 }
 
+impl Form {
+    const fn payloads(self) -> Payloads {
+        if self.payload { Payloads::Read } else { Payloads::Leave }
+    }
+}
+
 /// The arguments of `stele read`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Prints the finished canonical record, one a line. A range is clipped at the end of the log; the first damaged
 record ends the command with exit code 3. Takes no lock: a log can be read while it is written.
 
+Filters combine; with them the range may be left out. A time is RFC 3339 or milliseconds since 1970. What the index
+(`stele index`) does not hold yet is read. Where nothing matches the exit code is 6.
+
 Examples:
   stele read --log audit 17
-  stele read --log audit 0..100 --payload --json")]
+  stele read --log audit 0..100 --payload --json
+  stele read --log audit --stream app --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z
+  stele read --log audit --hash b3:0a1b")]
 pub struct Arguments {
     /// The log's directory.
     #[arg(long, value_name = "DIR")]
     pub log: PathBuf,
     /// An index, or a range without its end.
-    #[arg(value_name = "INDEX|A..B", value_parser = range)]
-    pub range: Range,
+    #[arg(value_name = "INDEX|A..B", value_parser = range, required_unless_present = "filters")]
+    pub range: Option<Range>,
+    /// Which of them.
+    #[command(flatten)]
+    pub filters: Filters,
     /// How records are printed.
     #[command(flatten)]
     pub form: Form,
@@ -53,8 +76,9 @@ pub struct Arguments {
 /// The arguments of `stele tail`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Example:
-  stele tail --log audit -n 3")]
+Examples:
+  stele tail --log audit -n 3
+  stele tail --log audit -n 0 --follow")]
 pub struct TailArguments {
     /// The log's directory.
     #[arg(long, value_name = "DIR")]
@@ -62,6 +86,9 @@ pub struct TailArguments {
     /// How many records.
     #[arg(short = 'n', long = "records", value_name = "N", default_value_t = 10)]
     pub records: u64,
+    /// Go on with new records as they become durable, until interrupted or until nobody reads the output.
+    #[arg(short, long)]
+    pub follow: bool,
     /// How records are printed.
     #[command(flatten)]
     pub form: Form,
@@ -72,6 +99,10 @@ pub struct TailArguments {
 pub struct Range {
     first: LeafIndex,
     end: LeafIndex,
+}
+
+impl Range {
+    const ALL: Self = Self { first: LeafIndex::new(0), end: LeafIndex::new(u64::MAX) };
 }
 
 fn range(text: &str) -> Result<Range, String> {
@@ -91,8 +122,11 @@ fn range(text: &str) -> Result<Range, String> {
 /// # Errors
 /// [`Failure`]: exit code 6 where there are none, 3 at the first damaged one.
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let Range { first, end } = arguments.range.unwrap_or(Range::ALL);
+    if arguments.filters.is_any() && first < end {
+        return find::run(arguments, LeafRange { first, end }, environment, streams);
+    }
     let reader = open(environment, &arguments.log, streams)?;
-    let Range { first, end } = arguments.range;
     if first >= end {
         return Err(Failure::new(
             Exit::NotFound,
@@ -111,13 +145,24 @@ pub fn run_tail(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let reader = open(environment, &arguments.log, streams)?;
+    let mut reader = open(environment, &arguments.log, streams)?;
     let end = reader.size().next_leaf();
     let first = LeafIndex::new(end.get().saturating_sub(arguments.records));
     if first < end {
         print(&reader, first, end, arguments.form, streams)?;
     }
-    Ok(reader.whole()?)
+    reader.whole()?;
+    if !arguments.follow {
+        return Ok(());
+    }
+    loop {
+        let payloads = arguments.form.payloads();
+        let mut printer = Printer::new(arguments.form, streams);
+        let done = reader.follow::<Failure>(payloads, &mut |read| printer.record(&read));
+        printer.finish()?;
+        done?;
+        std::thread::park_timeout(FOLLOW_PAUSE);
+    }
 }
 
 /// Opens a log for reading and tells of a torn tail.
@@ -139,20 +184,42 @@ fn print(
     form: Form,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let payloads = if form.payload { Payloads::Read } else { Payloads::Leave };
-    let mut lines = Vec::new();
-    let done = reader.read::<Failure>(first, end, payloads, &mut |read| {
-        write(&read, form, &mut lines)?;
-        if lines.len() >= OUTPUT_BYTES {
-            streams.bytes(&lines)?;
-            lines.clear();
+    let mut printer = Printer::new(form, streams);
+    let done = reader.read::<Failure>(first, end, form.payloads(), &mut |read| printer.record(&read));
+    // What was read before a damaged record is good, and is handed out first.
+    printer.finish()?;
+    done
+}
+
+/// Prints records in pieces.
+struct Printer<'p, 's> {
+    form: Form,
+    streams: &'p mut Streams<'s>,
+    lines: Vec<u8>,
+    printed: u64,
+}
+
+impl<'p, 's> Printer<'p, 's> {
+    fn new(form: Form, streams: &'p mut Streams<'s>) -> Self {
+        Self { form, streams, lines: Vec::new(), printed: 0 }
+    }
+
+    fn record(&mut self, read: &ReadRecord) -> Result<(), Failure> {
+        write(read, self.form, &mut self.lines)?;
+        self.printed += 1;
+        if self.lines.len() >= OUTPUT_BYTES {
+            self.streams.bytes(&self.lines)?;
+            self.lines.clear();
         }
         Ok(())
-    });
-    // What was read before a damaged record is good, and is handed out first.
-    streams.bytes(&lines)?;
-    streams.flush()?;
-    done
+    }
+
+    /// Hands out the rest, and answers how many records there were.
+    fn finish(self) -> Result<u64, Failure> {
+        self.streams.bytes(&self.lines)?;
+        self.streams.flush()?;
+        Ok(self.printed)
+    }
 }
 
 fn write(read: &ReadRecord, form: Form, line: &mut Vec<u8>) -> Result<(), Failure> {

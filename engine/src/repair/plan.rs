@@ -302,7 +302,10 @@ impl<'a> Planner<'a> {
     fn drop_run(&mut self) {
         for segment in self.run.take().map(|run| run.segments).unwrap_or_default() {
             self.plan.files.retain(|file, _| match file {
-                SegmentFile::Frames(of) | SegmentFile::Payloads(of, _) | SegmentFile::Tiles(of) => *of != segment,
+                SegmentFile::Frames(of)
+                | SegmentFile::Payloads(of, _)
+                | SegmentFile::Tiles(of)
+                | SegmentFile::Hashes(of) => *of != segment,
             });
         }
     }
@@ -422,7 +425,7 @@ impl<'a> Planner<'a> {
         if sealed {
             let unnamed = self.own.files.iter().filter(|file| match file {
                 SegmentFile::Payloads(of, part) => *of == segment && !walked.payloads.contains_key(part),
-                SegmentFile::Frames(_) | SegmentFile::Tiles(_) => false,
+                SegmentFile::Frames(_) | SegmentFile::Tiles(_) | SegmentFile::Hashes(_) => false,
             });
             self.plan.unnamed.extend(unnamed);
         }

@@ -50,7 +50,7 @@ impl<'a> Source<'a> {
     pub(super) fn segments(&self) -> impl DoubleEndedIterator<Item = SegmentNumber> + '_ {
         self.files.iter().filter_map(|file| match file {
             SegmentFile::Frames(segment) => Some(*segment),
-            SegmentFile::Payloads(..) | SegmentFile::Tiles(_) => None,
+            SegmentFile::Payloads(..) | SegmentFile::Tiles(_) | SegmentFile::Hashes(_) => None,
         })
     }
 

@@ -14,6 +14,7 @@ use crate::disk::{Access, Disk, read_small};
 use crate::environment::Workers;
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, Tail};
+use crate::index::hashes::{self, Table, TableFault};
 use crate::number::SegmentNumber;
 use crate::read_back::{Depth, SegmentReading, SegmentStart, read_back, read_back_on_two};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
@@ -50,6 +51,7 @@ pub(super) struct Audit<'a> {
     /// Segments that have a state file.
     states: BTreeSet<SegmentNumber>,
     missing_sidecars: u64,
+    missing_tables: u64,
     /// Segments that are what their seal records say.
     pub(super) recorded: BTreeSet<SegmentNumber>,
     /// What becomes of derived files that are not what they must be.
@@ -114,6 +116,7 @@ impl<'a> Audit<'a> {
             stopped: false,
             states: BTreeSet::new(),
             missing_sidecars: 0,
+            missing_tables: 0,
             recorded: BTreeSet::new(),
             rewrite,
             workers,
@@ -150,6 +153,12 @@ impl<'a> Audit<'a> {
             let missing = self.missing_sidecars;
             self.notes
                 .push(format!("{missing} tile sidecars are missing; they are derived, and reading is slow without"));
+        }
+        if self.missing_tables > 0 {
+            let missing = self.missing_tables;
+            self.notes.push(format!(
+                "{missing} hash tables are missing; they are derived, and finding by hash is slow without"
+            ));
         }
         Ok(())
     }
@@ -192,6 +201,7 @@ impl<'a> Audit<'a> {
         if !self.derived(found, relative(file), &path, &reading.tiles)? && is_missing {
             self.missing_sidecars += 1;
         }
+        self.check_table(&reading)?;
         self.advance(&reading)?;
         Ok(true)
     }
@@ -288,6 +298,34 @@ impl<'a> Audit<'a> {
             (Derived::Damaged(damage), None) => self.findings.push(damage),
         }
         Ok(false)
+    }
+
+    /// Looks at the hash table of a sealed segment: whether it is whole, and that of this segment. A log can do
+    /// without.
+    fn check_table(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
+        let file = SegmentFile::Hashes(reading.segment);
+        let table = Table::open_beside(self.disk, self.directory, reading.segment, &reading.tiles)?;
+        let state = match table {
+            Ok(table) => table.check()?,
+            Err(fault) => Err(fault),
+        };
+        let found = match state {
+            Ok(()) => return Ok(()),
+            Err(TableFault::Missing) => Derived::Missing,
+            Err(fault) => {
+                let what = format!("{fault}; it is derived: `stele repair` computes it anew");
+                Derived::Damaged(Damage { file: relative(file), offset: 0, leaf: None, what })
+            }
+        };
+        let is_missing = matches!(found, Derived::Missing);
+        let bytes = match &self.rewrite {
+            Some(_) => hashes::compute(self.disk, self.directory, self.walked.tail, &reading.tiles)?,
+            None => Vec::new(),
+        };
+        if !self.derived(found, relative(file), &self.directory.segment_file(file), &bytes)? && is_missing {
+            self.missing_tables += 1;
+        }
+        Ok(())
     }
 
     fn check_sidecar(&self, reading: &SegmentReading) -> Result<Derived, LogError> {

@@ -26,7 +26,8 @@ pub(crate) struct Survey {
 struct Names {
     frames: BTreeSet<SegmentNumber>,
     payloads: Vec<(SegmentNumber, PayloadPart)>,
-    tiles: Vec<SegmentNumber>,
+    /// Tile sidecars and hash tables.
+    derived: Vec<(SegmentNumber, SegmentFile)>,
     foreign: Vec<String>,
 }
 
@@ -127,14 +128,16 @@ fn list(disk: &dyn Disk, directory: &LogDirectory) -> Result<Names, LogError> {
         }
         listed => listed?,
     };
-    let mut names = Names { frames: BTreeSet::new(), payloads: Vec::new(), tiles: Vec::new(), foreign: Vec::new() };
+    let mut names = Names { frames: BTreeSet::new(), payloads: Vec::new(), derived: Vec::new(), foreign: Vec::new() };
     for name in listed {
         match SegmentFile::parse(&name) {
             Some(SegmentFile::Frames(segment)) => {
                 names.frames.insert(segment);
             }
             Some(SegmentFile::Payloads(segment, part)) => names.payloads.push((segment, part)),
-            Some(SegmentFile::Tiles(segment)) => names.tiles.push(segment),
+            Some(file @ (SegmentFile::Tiles(segment) | SegmentFile::Hashes(segment))) => {
+                names.derived.push((segment, file));
+            }
             // What an interrupted creation left behind goes away when the log is opened for writing.
             None if name.ends_with(TEMPORARY) => {}
             None => names.foreign.push(name),
@@ -147,9 +150,11 @@ fn list(disk: &dyn Disk, directory: &LogDirectory) -> Result<Names, LogError> {
 /// Payload files and sidecars behind the last segment. What belongs to a missing one is told with it.
 fn strays(names: &Names) -> impl Iterator<Item = SegmentFile> + '_ {
     let payloads = names.payloads.iter().map(|(segment, part)| (*segment, SegmentFile::Payloads(*segment, *part)));
-    let tiles = names.tiles.iter().map(|segment| (*segment, SegmentFile::Tiles(*segment)));
     let last = names.frames.last().copied();
-    payloads.chain(tiles).filter(move |(segment, _)| Some(*segment) > last).map(|(_, file)| file)
+    payloads
+        .chain(names.derived.iter().copied())
+        .filter(move |(segment, _)| Some(*segment) > last)
+        .map(|(_, file)| file)
 }
 
 /// The first readable header: all files of a log agree in alignment and block height.

@@ -274,7 +274,7 @@ fn every_truncated_or_missing_file_is_found() {
 #[test]
 fn every_file_of_a_segment_in_the_place_of_another_is_found() {
     for image in [closed(), killed()] {
-        for ending in [".seg", ".pay", ".tiles"] {
+        for ending in [".seg", ".pay", ".tiles", ".hashes"] {
             let files: Vec<_> = image.files.iter().filter(|(name, _)| name.ends_with(ending)).collect();
             assert!(files.len() > 2);
             for (one, its) in &files {

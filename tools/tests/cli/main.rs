@@ -4,6 +4,7 @@
 
 mod append;
 mod arguments;
+mod index;
 mod interop;
 mod keys;
 mod note;

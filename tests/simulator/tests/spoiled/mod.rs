@@ -43,11 +43,12 @@ pub(crate) enum Class {
 }
 
 /// A log's directory: a pattern, in which `*` stands for one name's rest, and what the file is.
-pub(crate) const TABLE: [(&str, &str, Class); 12] = [
+pub(crate) const TABLE: [(&str, &str, Class); 13] = [
     ("log.toml", "", Class::Derived),
     ("segments/", ".seg", Class::Guarded),
     ("segments/", ".pay", Class::Guarded),
     ("segments/", ".tiles", Class::Derived),
+    ("segments/", ".hashes", Class::Derived),
     ("hard-state", "", Class::Guarded),
     ("signing-state", "", Class::Guarded),
     ("state/", "", Class::Derived),

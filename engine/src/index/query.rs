@@ -1,0 +1,175 @@
+//! What is looked for, and reading it: the index only says where to look.
+
+use std::ops::Range;
+
+use stele_proof::record::{Record, canonical_text};
+use stele_proof::{LeafIndex, UnixMillis};
+
+use crate::error::LogError;
+use crate::number::SegmentNumber;
+use crate::reader::{LogReader, Payloads, ReadRecord};
+use crate::segment::LeafRange;
+
+use super::hashes::{Table, WantedHash};
+use super::sheet::ChainName;
+
+/// What records must be like; all of it together.
+#[derive(Clone, Default, Debug)]
+pub struct Filter {
+    /// Escaped, as records have it.
+    stream: Option<String>,
+    writer: Option<String>,
+    times: Range<Option<UnixMillis>>,
+    hash: Option<WantedHash>,
+}
+
+impl Filter {
+    /// Only records of this stream.
+    #[must_use]
+    pub fn stream(self, name: &str) -> Self {
+        Self { stream: Some(canonical_text(name).into_owned()), ..self }
+    }
+
+    /// Only records of this writer.
+    #[must_use]
+    pub fn writer(self, name: &str) -> Self {
+        Self { writer: Some(canonical_text(name).into_owned()), ..self }
+    }
+
+    /// Only records whose `ts_ms` is not before this.
+    #[must_use]
+    pub fn since(self, time: UnixMillis) -> Self {
+        Self { times: Some(time)..self.times.end, ..self }
+    }
+
+    /// Only records whose `ts_ms` is before this.
+    #[must_use]
+    pub fn until(self, time: UnixMillis) -> Self {
+        Self { times: self.times.start..Some(time), ..self }
+    }
+
+    /// Only records with this `self_hash`, payload hash or `content_id`.
+    #[must_use]
+    pub fn hash(self, hash: WantedHash) -> Self {
+        Self { hash: Some(hash), ..self }
+    }
+
+    /// Whether a look into the sheets narrows it down: not where a hash does.
+    pub(super) const fn needs_sheets(&self) -> bool {
+        self.hash.is_none()
+    }
+
+    pub(super) fn is_chain(&self, (stream, writer): &ChainName) -> bool {
+        self.stream.as_ref().is_none_or(|wanted| wanted == stream)
+            && self.writer.as_ref().is_none_or(|wanted| wanted == writer)
+    }
+
+    pub(super) const fn times(&self) -> &Range<Option<UnixMillis>> {
+        &self.times
+    }
+
+    /// Whether a record is like that.
+    pub fn matches(&self, record: &Record<'_>) -> bool {
+        let ts = record.ts_ms();
+        self.stream.as_ref().is_none_or(|wanted| wanted == record.stream().escaped())
+            && self.writer.as_ref().is_none_or(|wanted| wanted == record.writer_id().escaped())
+            && self.times.start.is_none_or(|since| ts >= since)
+            && self.times.end.is_none_or(|until| ts < until)
+            && self.hash.as_ref().is_none_or(|wanted| wanted.is_of(record))
+    }
+}
+
+/// What is asked for: records of a range that are like the filter, with payloads or not.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// What they must be like.
+    pub filter: Filter,
+    /// Where they lie; clipped at the end of the log.
+    pub leaves: LeafRange,
+    /// Whether payloads are read along.
+    pub payloads: Payloads,
+}
+
+impl Query {
+    /// The part of a range that is asked for.
+    fn clip(&self, range: LeafRange) -> Option<LeafRange> {
+        let clipped = LeafRange { first: range.first.max(self.leaves.first), end: range.end.min(self.leaves.end) };
+        (clipped.first < clipped.end).then_some(clipped)
+    }
+
+    /// Hands out what is like the filter in a range of leaves that can be read, and reads all of the range.
+    pub(super) fn read<E: From<LogError>>(
+        &self,
+        reader: &LogReader,
+        range: LeafRange,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(range) = self.clip(range) else { return Ok(()) };
+        reader.read::<E>(range.first, range.end, self.payloads, &mut |read| {
+            let record = Record::parse(&read.canonical)
+                .map_err(|error| LogError::damaged("segments", 0, Some(read.index), error))?;
+            if self.filter.matches(&record) { each(read) } else { Ok(()) }
+        })
+    }
+
+    /// Reads what lies behind a leaf, up to the end of the log; damage that hides its end is told.
+    pub(super) fn read_rest<E: From<LogError>>(
+        &self,
+        reader: &LogReader,
+        first: LeafIndex,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let size = reader.size().next_leaf();
+        self.read(reader, LeafRange { first, end: size }, each)?;
+        if self.leaves.end > size { Ok(reader.whole()?) } else { Ok(()) }
+    }
+}
+
+/// Answers a query without the index: where a hash is asked for by the tables beside the sealed segments,
+/// else by reading everything.
+///
+/// # Errors
+/// [`LogError`] as [`LogReader::read`], but for a range behind the end; whatever `each` answers.
+pub fn scan<E: From<LogError>>(
+    reader: &LogReader,
+    query: &Query,
+    each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+) -> Result<(), E> {
+    let start = LeafIndex::new(0);
+    match &query.filter.hash {
+        None => query.read_rest(reader, start, each),
+        Some(hash) => by_hash(reader, query, hash, each),
+    }
+}
+
+fn by_hash<E: From<LogError>>(
+    reader: &LogReader,
+    query: &Query,
+    hash: &WantedHash,
+    each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut next = LeafIndex::new(0);
+    for segment in (0..reader.inventory().sealed.get()).map(SegmentNumber::new) {
+        let table = Table::open(reader.disk(), reader.directory(), segment).map_err(LogError::from)?;
+        let found = match table {
+            Ok(table) => table.look_up(hash).map_err(LogError::from)?.map(|found| (table.leaves(), found)),
+            Err(fault) => Err(fault),
+        };
+        match found {
+            Ok((leaves, found)) => {
+                for first in found {
+                    let end = LeafIndex::new(first.get() + 1);
+                    query.read(reader, LeafRange { first, end }, each)?;
+                }
+                next = leaves.end;
+            }
+            // Without a table the segment is read.
+            Err(_missing_or_damaged) => {
+                let leaves = reader.segment(segment)?.leaves();
+                query.read(reader, leaves, each)?;
+                next = leaves.end;
+            }
+        }
+    }
+    query.read_rest(reader, next, each)
+}

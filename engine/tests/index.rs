@@ -1,0 +1,424 @@
+//! The index says what reading the whole log says, whatever became of its files; and it touches no file of
+//! the log.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod fixture;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fixture::{ControlledDisk, Random, copy, files, fixed_on, overwrite};
+use stele_engine::birth::CreateOptions;
+use stele_engine::environment::Environment;
+use stele_engine::error::LogError;
+use stele_engine::index::feeder::Feeder;
+use stele_engine::index::hashes::WantedHash;
+use stele_engine::index::{Filter, Index, IndexError, KEPT_BAD, Query, SHEET_LEAVES, scan};
+use stele_engine::intake::Submission;
+use stele_engine::local::LocalLog;
+use stele_engine::number::{Alignment, BlockHeight};
+use stele_engine::reader::{LogReader, Payloads, ReadRecord};
+use stele_engine::segment::LeafRange;
+use stele_proof::checkpoint::Origin;
+use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, Subject};
+use stele_proof::{LeafIndex, UnixMillis};
+use tempfile::TempDir;
+
+const STREAMS: [&str; 4] = ["app", "app2", "\"quoted\" back\\slash", ""];
+const WRITERS: [&str; 3] = ["w", "w2", "host-\u{e4}"];
+
+#[derive(Debug)]
+enum Failed {
+    Log(#[expect(dead_code, reason = "shown by `unwrap`")] LogError),
+    Index(#[expect(dead_code, reason = "shown by `unwrap`")] IndexError),
+}
+
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<IndexError> for Failed {
+    fn from(error: IndexError) -> Self {
+        Self::Index(error)
+    }
+}
+
+fn environment() -> Environment {
+    let (_, clock) = fixture::fixed();
+    clock.now.store(1_000_000, Ordering::Relaxed);
+    fixed_on(Arc::new(ControlledDisk::quick()))
+}
+
+fn create(path: &Path) -> LocalLog {
+    let options = CreateOptions {
+        block_height: BlockHeight::new(9).unwrap(),
+        frame_align: Alignment::WORD,
+        ..CreateOptions::new(Origin::new("example.com/index").unwrap())
+    };
+    LocalLog::create(&environment(), path, &options).unwrap()
+}
+
+/// Appends records in batches of any size.
+fn append(log: &mut LocalLog, random: &mut Random, records: u64) {
+    let mut left = 0;
+    for number in 0..records {
+        if left == 0 {
+            log.flush().unwrap();
+            left = [1, 3, 64, 700][usize::try_from(random.below(4)).unwrap()];
+        }
+        left -= 1;
+        let pick = |random: &mut Random, names: &[&'static str]| -> &'static str {
+            names[usize::try_from(random.below(names.len() as u64)).unwrap()]
+        };
+        let id = format!("b3:{:x}", random.below(50));
+        let builder = RecordBuilder {
+            ts_ms: UnixMillis::new(1_000_000 + number * 10 + random.below(500)),
+            writer_id: pick(random, &WRITERS),
+            stream: pick(random, &STREAMS[..3]),
+            kind: "Line",
+            actor: Actor { anon: true, ..Actor::default() },
+            subject: Subject { content_id: (number % 3 == 0).then_some(&*id), ..Subject::default() },
+            reason: "ok",
+            attrs: &Object::default(),
+            payload: None,
+        };
+        let salt = Salt::new([3; 32]);
+        let bytes = number.to_le_bytes();
+        let payload = Some((&salt, &bytes[..])).filter(|_| number % 2 == 0);
+        log.push(&Submission::Draft { builder: &builder, payload }).unwrap();
+    }
+    log.flush().unwrap();
+}
+
+/// A closed log of this many records and some.
+fn made(seed: u64, records: u64) -> (TempDir, std::path::PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let mut log = create(&path);
+    append(&mut log, &mut Random(seed), records);
+    log.close().unwrap();
+    (place, path)
+}
+
+fn everything() -> LeafRange {
+    LeafRange { first: LeafIndex::new(0), end: LeafIndex::new(u64::MAX) }
+}
+
+fn truth(path: &Path) -> Vec<ReadRecord> {
+    let mut records = Vec::new();
+    let query = Query { filter: Filter::default(), leaves: everything(), payloads: Payloads::Leave };
+    let reader = LogReader::open(&environment(), path).unwrap();
+    scan::<LogError>(&reader, &query, &mut |read| {
+        records.push(read);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(records.len() as u64, reader.size().get());
+    records
+}
+
+fn queries(random: &mut Random, truth: &[ReadRecord]) -> Vec<Query> {
+    some_queries(random, truth, 40)
+}
+
+fn some_queries(random: &mut Random, truth: &[ReadRecord], count: usize) -> Vec<Query> {
+    let mut queries = Vec::new();
+    for _ in 0..count {
+        let any = &truth[usize::try_from(random.below(truth.len() as u64)).unwrap()];
+        let record = Record::parse(&any.canonical).unwrap();
+        let mut filter = Filter::default();
+        let bits = random.below(32);
+        if bits & 1 != 0 {
+            filter = filter.stream(STREAMS[usize::try_from(random.below(4)).unwrap()]);
+        }
+        if bits & 2 != 0 {
+            filter = filter.writer(WRITERS[usize::try_from(random.below(3)).unwrap()]);
+        }
+        if bits & 4 != 0 {
+            filter = filter.since(record.ts_ms());
+        }
+        if bits & 8 != 0 {
+            filter = filter.until(UnixMillis::new(record.ts_ms().get() + random.below(2000)));
+        }
+        if bits & 16 != 0 {
+            let text = match random.below(4) {
+                0 => record.self_hash().to_string(),
+                1 => record.payload().map_or("b3:ffff".to_owned(), |payload| payload.hash().to_string()),
+                2 => format!("b3:{:x}", random.below(60)),
+                _ => format!("b3:{:064x}", random.next()),
+            };
+            filter = filter.hash(WantedHash::parse(&text).unwrap());
+        }
+        let mut leaves = everything();
+        if random.below(3) == 0 {
+            leaves.first = any.index;
+            leaves.end = LeafIndex::new(any.index.get() + random.below(2 * SHEET_LEAVES));
+        }
+        queries.push(Query { filter, leaves, payloads: Payloads::Leave });
+    }
+    queries
+}
+
+fn expected(truth: &[ReadRecord], query: &Query) -> Vec<LeafIndex> {
+    let matches = |read: &&ReadRecord| {
+        query.leaves.contains(read.index) && query.filter.matches(&Record::parse(&read.canonical).unwrap())
+    };
+    truth.iter().filter(matches).map(|read| read.index).collect()
+}
+
+fn found(index: &mut Index, query: &Query) -> Vec<LeafIndex> {
+    let mut found = Vec::new();
+    index
+        .find::<Failed>(query, &mut |read| {
+            found.push(read.index);
+            Ok(())
+        })
+        .unwrap();
+    found
+}
+
+fn scanned(path: &Path, query: &Query) -> Vec<LeafIndex> {
+    let mut found = Vec::new();
+    let reader = LogReader::open(&environment(), path).unwrap();
+    scan::<LogError>(&reader, query, &mut |read| {
+        found.push(read.index);
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
+#[track_caller]
+fn agrees(index: &mut Index, truth: &[ReadRecord], seed: u64) {
+    for query in queries(&mut Random(seed), truth) {
+        assert_eq!(found(index, &query), expected(truth, &query), "{query:?}");
+    }
+}
+
+fn caught_up(path: &Path) -> Index {
+    let mut index = Index::open(&environment(), path).unwrap();
+    index.catch_up(&mut |_, _| ()).unwrap();
+    index
+}
+
+/// The files of the log, without those of the index and the lock.
+fn log_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = files(path);
+    files.retain(|name, _| !name.starts_with("index") && name != "lock");
+    files
+}
+
+#[test]
+fn queries_answer_what_reading_everything_answers() {
+    for seed in 1..4 {
+        let (_place, path) = made(seed, 4000);
+        let before = log_files(&path);
+        assert!(before.keys().any(|name| name.ends_with(".hashes")));
+        let truth = truth(&path);
+        let mut index = caught_up(&path);
+        let status = index.status().unwrap();
+        assert!(status.indexed.get() + SHEET_LEAVES + 512 > truth.len() as u64, "{status:?}");
+        assert!(status.indexed.get() > 2 * SHEET_LEAVES && status.tables == status.sealed && status.sealed > 3);
+        agrees(&mut index, &truth, seed * 100);
+        for query in queries(&mut Random(seed * 200), &truth) {
+            assert_eq!(scanned(&path, &query), expected(&truth, &query), "{query:?}");
+        }
+        drop(index);
+        assert_eq!(log_files(&path), before);
+    }
+}
+
+#[test]
+fn an_index_that_is_behind_goes_on_where_it_stood() {
+    let (_place, path) = made(5, 1500);
+    drop(caught_up(&path));
+    let mut log = LocalLog::open(&environment(), &path).unwrap();
+    append(&mut log, &mut Random(6), 3000);
+    log.close().unwrap();
+    let truth = truth(&path);
+    // What has no sheet yet is read.
+    let mut index = Index::open(&environment(), &path).unwrap();
+    let behind = index.status().unwrap();
+    assert!(behind.indexed.get() <= 1502 && behind.indexed.get() > 0 && behind.moved_aside.is_none());
+    agrees(&mut index, &truth, 7);
+    index.catch_up(&mut |_, _| ()).unwrap();
+    let status = index.status().unwrap();
+    assert!(status.indexed > behind.indexed && status.moved_aside.is_none());
+    agrees(&mut index, &truth, 8);
+}
+
+#[test]
+fn an_index_that_is_ahead_or_of_another_history_is_made_anew() {
+    let (_place, path) = made(9, 3000);
+    let (_other_place, other) = made(10, 3000);
+    drop(caught_up(&path));
+    drop(caught_up(&other));
+    let short = tempfile::tempdir().unwrap();
+    let mut log = create(&short.path().join("log"));
+    append(&mut log, &mut Random(9), 1500);
+    log.close().unwrap();
+    for (from, to, word) in [(&path, &short.path().join("log"), "holds"), (&other, &path, "history")] {
+        let before = log_files(to);
+        std::fs::remove_dir_all(to.join("index")).ok();
+        copy(&from.join("index"), &to.join("index"));
+        let truth = truth(to);
+        let mut index = Index::open(&environment(), to).unwrap();
+        let why = index.status().unwrap().moved_aside.unwrap();
+        assert!(why.contains(word), "{why}");
+        index.catch_up(&mut |_, _| ()).unwrap();
+        agrees(&mut index, &truth, 11);
+        assert!(to.join("index.bad-1").is_dir());
+        assert_eq!(log_files(to), before);
+    }
+}
+
+#[test]
+fn no_more_than_some_bad_indexes_are_kept() {
+    let (_place, path) = made(12, 1500);
+    for round in 0..=u64::from(KEPT_BAD) + 1 {
+        drop(caught_up(&path));
+        std::fs::remove_dir_all(path.join("index")).unwrap();
+        std::fs::create_dir(path.join("index")).unwrap();
+        std::fs::File::create_new(path.join("index/db")).unwrap().set_len(1000 + round).unwrap();
+        overwrite(&path.join("index/db"), 0, &[0xa5; 1000]);
+        std::fs::File::create_new(path.join("index/conf")).unwrap().set_len(10).unwrap();
+    }
+    let mut index = caught_up(&path);
+    assert!(index.status().unwrap().moved_aside.is_some());
+    agrees(&mut index, &truth(&path), 13);
+    let bad = std::fs::read_dir(&path).unwrap();
+    let bad = bad.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("index.bad-"));
+    assert_eq!(bad.count(), KEPT_BAD as usize);
+}
+
+#[test]
+fn a_changed_bit_in_the_index_changes_no_answer_and_no_log() {
+    let (_place, path) = made(14, 3000);
+    drop(caught_up(&path));
+    let truth = truth(&path);
+    let before = log_files(&path);
+    let good = tempfile::tempdir().unwrap();
+    copy(&path.join("index"), good.path());
+    let names: Vec<(String, u64)> = files(good.path())
+        .into_iter()
+        .map(|(name, bytes)| (name, bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64))
+        .collect();
+    let mut random = Random(15);
+    let mut anew = 0;
+    for round in 0..120 {
+        let (name, last) = &names[usize::try_from(random.below(names.len() as u64)).unwrap()];
+        let at = random.below(last + 1);
+        let mut bytes = std::fs::read(good.path().join(name)).unwrap();
+        let Some(byte) = bytes.get_mut(usize::try_from(at).unwrap()) else { continue };
+        *byte ^= 1 << random.below(8);
+        std::fs::remove_dir_all(path.join("index")).unwrap();
+        copy(good.path(), &path.join("index"));
+        overwrite(&path.join("index").join(name), at, &[bytes[usize::try_from(at).unwrap()]]);
+        let mut index = Index::open(&environment(), &path).unwrap_or_else(|error| panic!("{name} {at}: {error}"));
+        for query in some_queries(&mut Random(round), &truth, 8) {
+            assert_eq!(found(&mut index, &query), expected(&truth, &query), "{name} {at}: {query:?}");
+        }
+        index.catch_up(&mut |_, _| ()).unwrap();
+        anew += u64::from(index.status().unwrap().moved_aside.is_some());
+    }
+    assert!(anew > 0, "no change was noticed");
+    assert_eq!(log_files(&path), before);
+}
+
+#[test]
+fn a_hash_table_that_is_missing_or_damaged_is_made_anew() {
+    let (_place, path) = made(16, 3000);
+    let (before, truth) = (log_files(&path), truth(&path));
+    let tables: Vec<&String> = before.keys().filter(|name| name.ends_with(".hashes")).collect();
+    assert!(tables.len() > 3);
+    std::fs::remove_file(path.join(tables[0])).unwrap();
+    let spoil = |name: &String, at: usize| {
+        let file = path.join(name);
+        std::fs::remove_file(&file).unwrap();
+        let mut bytes = before[name].clone();
+        bytes[at] ^= 4;
+        std::io::Write::write_all(&mut std::fs::File::create_new(&file).unwrap(), &bytes).unwrap();
+    };
+    spoil(tables[1], 110);
+    spoil(tables[2], before[tables[2]].len() - 5);
+    for query in queries(&mut Random(17), &truth) {
+        assert_eq!(scanned(&path, &query), expected(&truth, &query), "{query:?}");
+    }
+    let mut index = Index::rebuild(&environment(), &path, &mut |_, _| ()).unwrap();
+    agrees(&mut index, &truth, 18);
+    assert_eq!(log_files(&path), before);
+}
+
+#[test]
+fn one_has_the_index_and_the_others_read_without_it() {
+    let (_place, path) = made(19, 1500);
+    let index = caught_up(&path);
+    assert!(matches!(Index::open(&environment(), &path), Err(IndexError::InUse { .. })));
+    drop(index);
+    assert!(Index::open(&environment(), &path).is_ok());
+}
+
+#[test]
+fn a_feeder_follows_a_log_that_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let mut log = create(&path);
+    append(&mut log, &mut Random(20), 700);
+    let feeder = Feeder::start(&environment(), &path).unwrap();
+    append(&mut log, &mut Random(21), 5000);
+    let size = log.size().get();
+    // What is durable is shown once a later group, or an idle writer, has said so.
+    while feeder.lag().indexed.get() + SHEET_LEAVES + 512 <= size {
+        assert_eq!(feeder.lag().stopped, None);
+        feeder.look();
+        std::thread::yield_now();
+    }
+    drop(feeder);
+    log.close().unwrap();
+    let mut index = Index::open(&environment(), &path).unwrap();
+    assert!(index.status().unwrap().moved_aside.is_none());
+    agrees(&mut index, &truth(&path), 22);
+}
+
+#[test]
+fn a_reader_that_follows_sees_every_record_once() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let mut log = create(&path);
+    append(&mut log, &mut Random(23), 100);
+    let mut reader = LogReader::open(&environment(), &path).unwrap();
+    let mut seen = Vec::new();
+    let first = reader.size().next_leaf();
+    for round in 0..20 {
+        append(&mut log, &mut Random(24 + round), 150);
+        reader
+            .follow::<LogError>(Payloads::Read, &mut |read| {
+                seen.push(read);
+                Ok(())
+            })
+            .unwrap();
+    }
+    log.close().unwrap();
+    reader
+        .follow::<LogError>(Payloads::Read, &mut |read| {
+            seen.push(read);
+            Ok(())
+        })
+        .unwrap();
+    let mut all = Vec::new();
+    let whole = LogReader::open(&environment(), &path).unwrap();
+    whole
+        .read::<LogError>(first, LeafIndex::new(u64::MAX), Payloads::Read, &mut |read| {
+            all.push(read);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, all);
+    // What it has moved on to can be read and proved, too.
+    assert_eq!(reader.root_at(reader.size()).unwrap(), whole.root_at(whole.size()).unwrap());
+}
