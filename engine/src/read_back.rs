@@ -12,7 +12,7 @@ use stele_proof::tree::{CompactRange, leaf_hash};
 
 use crate::batch::{Batch, BatchRecord};
 use crate::directory::{LogDirectory, open_payloads, read_file_header, relative};
-use crate::disk::{Disk, DiskFile, read_up_to};
+use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, Placed, Tail};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};

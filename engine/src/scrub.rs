@@ -77,9 +77,10 @@ impl ScrubFinding {
     fn of(damage: Damage) -> Self {
         let segment = match damage.file.split_once('/') {
             Some(("segments", name)) => SegmentFile::parse(name).map(|file| match file {
-                SegmentFile::Frames(segment) | SegmentFile::Payloads(segment, _) | SegmentFile::Tiles(segment) => {
-                    segment
-                }
+                SegmentFile::Frames(segment)
+                | SegmentFile::Payloads(segment, _)
+                | SegmentFile::Tiles(segment)
+                | SegmentFile::Hashes(segment) => segment,
             }),
             Some(("state", name)) => u64::from_str_radix(name, 16).ok().map(SegmentNumber::new),
             _ => None,
@@ -404,7 +405,7 @@ impl Scrubber {
             return Ok(());
         }
         let leaf = Some(tail.leaves.next_leaf());
-        match decide(&tail, newest.as_ref(), self.flushed.clean, fault) {
+        match decide(&tail, self.flushed.told(tail.segment), self.flushed.clean, fault) {
             Err(LogError::Damaged(damage)) => self.tell_only(damage),
             Err(error) => return Err(error),
             Ok(()) if !is_last => {

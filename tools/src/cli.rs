@@ -9,8 +9,8 @@ use stele_engine::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 use crate::{
-    append, bench, completions, index, init, interop, keys, note, prove, quickstart, read, record, repair, scrub, segment,
-    tlog, verify,
+    append, bench, completions, index, init, interop, keys, note, prove, quickstart, read, record, repair, scrub,
+    segment, tlog, verify,
 };
 
 const AFTER_HELP: &str = "\

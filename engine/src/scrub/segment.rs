@@ -380,6 +380,7 @@ impl SegmentWork {
             file_bytes: self.file_bytes,
             tiles: whole.tiles.clone().finish(self.tail.link, self.tail.last_term, Offset::new(self.file_bytes)),
             self_hashes: Vec::new(),
+            file_digest: None,
             digest_root: whole.digests.root(),
             payloads: self.payloads.clone(),
             membership: None,

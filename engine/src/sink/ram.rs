@@ -196,7 +196,7 @@ impl Held {
         let admitted = admit(submission, Asker::Client, &settings.limits, &mut self.chains, &mut self.buffer)?;
         let (Submission::Draft { payload, .. } | Submission::Finished { payload, .. }) = submission;
         let (index, self_hash) = match admitted {
-            Admitted::Next(self_hash) => (self.keep(self_hash, *payload, settings.max_bytes)?, self_hash),
+            Admitted::Next(self_hash, _) => (self.keep(self_hash, *payload, settings.max_bytes)?, self_hash),
             Admitted::Duplicate(self_hash, index) => (index, self_hash),
             Admitted::Older(self_hash) => (self.look_up(self_hash)?, self_hash),
         };
