@@ -77,6 +77,7 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
 fn failure(error: RepairError) -> Failure {
     match error {
         RepairError::Log(error) => error.into(),
+        error @ RepairError::NoCopy(_) => Failure::new(Exit::NotFound, anyhow!("{error}")),
         other => Failure::new(Exit::Failed, anyhow!("{other}")),
     }
 }
@@ -99,7 +100,7 @@ fn lines(arguments: &Arguments, report: &RepairReport, streams: &mut Streams<'_>
     for note in &after.notes {
         streams.tell(format_args!("stele: note: {note}"));
     }
-    if !after.findings.is_empty() {
+    if !report.is_whole() {
         return Ok(());
     }
     let done = if report.restored.is_empty() && report.moved.is_empty() { "nothing is damaged" } else { "it verifies" };
@@ -119,6 +120,7 @@ fn sentence(file: &RestoredFile, from: &str) -> String {
     match file.held_against {
         HeldAgainst::Frames => format!("computed {name} anew from the frames{kept}"),
         HeldAgainst::OtherCopy => format!("restored {name}{ranges} from the good copy beside it{kept}"),
+        HeldAgainst::Settings => format!("computed {name}{ranges} anew from the settings of the log{kept}"),
         held => format!("restored {name}{ranges} from {from}, held against {}{kept}", told(held)),
     }
 }
@@ -130,15 +132,17 @@ fn told(held: HeldAgainst) -> String {
         HeldAgainst::Links => "its links only".to_owned(),
         HeldAgainst::Frames => "the frames".to_owned(),
         HeldAgainst::OtherCopy => "the good copy beside it".to_owned(),
+        HeldAgainst::Settings => "the settings of the log".to_owned(),
         HeldAgainst::RootAndPolicy => "the log's root and its policy".to_owned(),
     }
 }
 
 fn range(range: &Restored) -> String {
     let Restored { from, to, leaves } = range;
-    match leaves.end.get().checked_sub(1) {
-        Some(last) if !leaves.is_empty() => format!("bytes {from}..{to} (records {}..{last})", leaves.first),
-        _ => format!("bytes {from}..{to}"),
+    if leaves.is_empty() {
+        format!("bytes {from}..{to}")
+    } else {
+        format!("bytes {from}..{to} (records {}..{})", leaves.first, leaves.end)
     }
 }
 

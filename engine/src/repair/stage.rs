@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::directory::LogDirectory;
+use crate::directory::{LogDirectory, is_own_name};
 use crate::disk::{Access, Disk, DiskError, DiskFile, DiskLock, Locking, Mode, TEMPORARY, read_up_to};
 use crate::seal::digest_of;
 use crate::segment::SegmentFile;
@@ -184,6 +184,12 @@ pub(super) fn quarantine(disk: &dyn Disk, directory: &LogDirectory, path: &Path)
     disk.rename(&unfinished, &kept)?;
     disk.sync_directory(&place)?;
     Ok(Some(format!("quarantine/{name}")))
+}
+
+/// Whether [`quarantine`] gives this name to a copy that is not complete.
+pub(super) fn is_unfinished_copy(name: &str) -> bool {
+    let parts = name.strip_suffix(TEMPORARY).and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(base, number)| number.parse::<u64>().is_ok() && is_own_name(base))
 }
 
 /// Gives a file that was built its name; what had it is in quarantine.
