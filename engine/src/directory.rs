@@ -277,7 +277,8 @@ pub fn read_file_header(file: &dyn DiskFile, name: SegmentFile) -> Result<FileHe
 
 /// Whether this is the name of one of a log's own files, in whichever of its directories.
 pub(crate) fn is_own_name(name: &str) -> bool {
-    let is_state = || name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_state =
+        || name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     OWN_NAMES.contains(&name) || SegmentFile::parse(name).is_some() || is_state()
 }
 

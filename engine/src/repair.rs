@@ -44,8 +44,8 @@ use crate::segment::{FRAMES_START, PAGE_BYTES, SegmentFile};
 use crate::signing_state;
 use crate::verify::{Evidence, LogReport, Progress, VerifyOptions, audit};
 
-pub use plan::Restored;
 use ends::{Ends, GO_ON_WITH_COPY};
+pub use plan::Restored;
 use plan::{Plan, Planner, Rebuild, Run};
 use source::{Kinship, Source};
 use stage::View;
@@ -93,6 +93,8 @@ pub struct RepairReport {
     pub moved: Vec<(String, String)>,
     /// What was not restored, and why.
     pub refused: Vec<Damage>,
+    /// Keys and policy that are missing, and are never taken from a copy.
+    pub missing: Vec<String>,
     /// The log as it is now; `None` where it cannot even be walked, which [`RepairReport::refused`] tells.
     pub after: Option<LogReport>,
 }
@@ -186,6 +188,7 @@ pub fn repair(
             restored: Vec::new(),
             moved: Vec::new(),
             refused: Vec::new(),
+            missing: missing(disk, &directory)?,
             after: None,
         },
     };
@@ -250,7 +253,9 @@ impl Repair<'_> {
         self.report.found.extend(self.lost.clone().filter(|lost| before.findings.iter().all(|f| f.file != lost.file)));
         self.clear()?;
         self.states()?;
-        if self.lost.is_some() || before.findings.iter().any(|finding| finding.file.starts_with("segments") || is_head(&finding.file)) {
+        if self.lost.is_some()
+            || before.findings.iter().any(|finding| finding.file.starts_with("segments") || is_head(&finding.file))
+        {
             self.segments(progress)?;
         }
         self.checkpoint(&before.findings, progress)?;
@@ -575,6 +580,19 @@ fn doubted(plan: &Plan, seen: &Look) -> BTreeSet<SegmentNumber> {
         }
     }
     doubted
+}
+
+/// What only a backup of this node has.
+fn missing(disk: &dyn Disk, directory: &LogDirectory) -> Result<Vec<String>, LogError> {
+    let files = [directory.log_key(), directory.cosigner_key(), directory.policy()];
+    let mut missing = Vec::new();
+    for (name, path) in ["keys/log", "keys/cosigner", "policy"].into_iter().zip(files) {
+        match disk.open(&path, Access::Read) {
+            Err(error) if source::is_missing(&error) => missing.push(name.to_owned()),
+            opened => drop(opened?),
+        }
+    }
+    Ok(missing)
 }
 
 fn is_missing_directory(disk: &dyn Disk, directory: &LogDirectory) -> Result<bool, LogError> {

@@ -100,10 +100,19 @@ fn lines(arguments: &Arguments, report: &RepairReport, streams: &mut Streams<'_>
     for note in &after.notes {
         streams.tell(format_args!("stele: note: {note}"));
     }
+    for file in &report.missing {
+        streams.tell(format_args!(
+            "stele: {file} is missing, and is never taken from a copy: copy it from the backup yourself"
+        ));
+    }
     if !report.is_whole() {
         return Ok(());
     }
-    let done = if report.restored.is_empty() && report.moved.is_empty() { "nothing is damaged" } else { "it verifies" };
+    let done = match (report.restored.is_empty() && report.moved.is_empty(), report.missing.is_empty()) {
+        (true, true) => "nothing is damaged",
+        (true, false) => "nothing else is missing or damaged",
+        (false, _) => "it verifies",
+    };
     let root = after.root.to_base64();
     streams.line(format_args!("ok: {done}: {} records in {} segments; root {root}", after.records, after.segments))
 }
@@ -171,6 +180,7 @@ fn object(report: &RepairReport) -> Value {
         "found": report.found.iter().map(damage).collect::<Vec<_>>(),
         "restored": report.restored.iter().map(restored).collect::<Vec<_>>(),
         "moved": report.moved.iter().map(|(file, to)| json!({"file": file, "to": to})).collect::<Vec<_>>(),
+        "missing": report.missing,
         "not_restored": report.refused.iter().map(damage).collect::<Vec<_>>(),
         "records": report.after.as_ref().map(|after| after.records.get()),
     })
