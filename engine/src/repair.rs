@@ -164,11 +164,19 @@ pub fn repair(
     // Before the lock, so that none is made where there is no log.
     match audit_shallow(disk, &directory) {
         Ok(()) | Err(LogError::Damaged(_)) => {}
+        Err(LogError::Disk(error)) if stage::is_directory(disk, &error.path) => {}
         Err(error) => return Err(error.into()),
+    }
+    if disk.open(&directory.quarantine(), Access::Read).is_ok() {
+        let file = directory.quarantine().display().to_string();
+        let why =
+            "it must be a directory, in which what is replaced is kept: move it away; nothing was changed".to_owned();
+        return Err(LogError::File { file, why }.into());
     }
     let _lock = stage::Held(take_lock(disk, &directory)?);
     let of = |error| RepairError::of(error, &copied);
-    let own = Source::look(disk, &directory)?;
+    let mut own = Source::look(disk, &directory)?;
+    own.files.retain(|file| !stage::is_directory(disk, &directory.segment_file(*file)));
     let copy = Source::look(disk, &copied).map_err(of)?;
     if copy.files.is_empty() {
         return Err(RepairError::NoCopy(from.to_owned()));
@@ -178,6 +186,9 @@ pub fn repair(
         Kinship::Other => return Err(RepairError::OtherLog(from.to_owned())),
         Kinship::Unknown => return Err(RepairError::Unknown(from.to_owned())),
     }
+    let aside = stage::move_directories(disk, &directory)?;
+    // Looked at again: what was moved is missing now.
+    let own = Source::look(disk, &directory)?;
     let mut repair = Repair {
         disk,
         directory: &directory,
@@ -186,7 +197,7 @@ pub fn repair(
         report: RepairReport {
             found: Vec::new(),
             restored: Vec::new(),
-            moved: Vec::new(),
+            moved: aside,
             refused: Vec::new(),
             missing: missing(disk, &directory)?,
             after: None,

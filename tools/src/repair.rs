@@ -94,7 +94,7 @@ fn lines(arguments: &Arguments, report: &RepairReport, streams: &mut Streams<'_>
         streams.line(sentence(file, &from))?;
     }
     for (file, kept) in &report.moved {
-        streams.line(format_args!("moved {file}, which belongs to no frame, to {kept}"))?;
+        streams.line(format_args!("moved {file}, which is no file of the log, to {kept}"))?;
     }
     let Some(after) = &report.after else { return Ok(()) };
     for note in &after.notes {

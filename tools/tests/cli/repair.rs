@@ -600,3 +600,24 @@ fn a_copy_that_is_none_or_cannot_be_read_is_told_as_the_copy() {
     let left: Vec<_> = bytes_of(Path::new(&log.path("log"))).into_keys().filter(is_temporary).collect();
     assert_eq!(left, [PathBuf::new(); 0], "what was built is removed");
 }
+
+#[test]
+fn a_directory_in_the_place_of_a_segment_is_moved_away_and_all_is_restored() {
+    let log = Made::new();
+    log.copy_to("copy");
+    let records = log.records();
+    fs::remove_file(log.file(SEALED)).unwrap();
+    fs::create_dir(log.file(SEALED)).unwrap();
+    fs::create_dir(log.file(SEALED).join("inside")).unwrap();
+    flip(&log.file(FIRST), 16_500);
+    crate::stele::write(&log.file("quarantine"), "x");
+    log.repair("copy").refused(1, &["quarantine", "must be a directory", "nothing was changed"]);
+    fs::remove_file(log.file("quarantine")).unwrap();
+    let ended = log.repair("copy");
+    assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+    assert!(ended.output.contains("quarantine/0000000000000001.seg.0"), "{}", ended.output);
+    assert!(log.file("quarantine/0000000000000001.seg.0/inside").exists());
+    flip(&log.file(SEALED), 16_500);
+    assert!(log.repair("copy").output().contains("quarantine/0000000000000001.seg.1"));
+    assert_eq!(log.records(), records);
+}
