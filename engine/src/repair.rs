@@ -164,10 +164,10 @@ pub fn repair(
     // Before the lock, so that none is made where there is no log.
     match audit_shallow(disk, &directory) {
         Ok(()) | Err(LogError::Damaged(_)) => {}
-        Err(LogError::Disk(error)) if stage::is_directory(disk, &error.path) => {}
+        Err(LogError::Disk(error)) if stage::is_directory(disk, &error.path)? => {}
         Err(error) => return Err(error.into()),
     }
-    if disk.open(&directory.quarantine(), Access::Read).is_ok() {
+    if stage::is_no_directory(disk, &directory.quarantine())? {
         let file = directory.quarantine().display().to_string();
         let why =
             "it must be a directory, in which what is replaced is kept: move it away; nothing was changed".to_owned();
@@ -176,7 +176,11 @@ pub fn repair(
     let _lock = stage::Held(take_lock(disk, &directory)?);
     let of = |error| RepairError::of(error, &copied);
     let mut own = Source::look(disk, &directory)?;
-    own.files.retain(|file| !stage::is_directory(disk, &directory.segment_file(*file)));
+    for file in own.files.clone() {
+        if stage::is_directory(disk, &directory.segment_file(file))? {
+            own.files.remove(&file);
+        }
+    }
     let copy = Source::look(disk, &copied).map_err(of)?;
     if copy.files.is_empty() {
         return Err(RepairError::NoCopy(from.to_owned()));

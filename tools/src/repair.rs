@@ -24,6 +24,9 @@ or, where neither reaches, by the links of its frames. What it replaces is kept 
 read; it may be older or newer than the log, and damaged in other places. It takes the log's lock, and can be run again
 after an interruption.
 
+Where a log was not closed cleanly and the file in which it ends has lost its flush ring, nothing tells where it ended:
+that file is left as it is, and the exit code is 3.
+
 Tile sidecars, state files and log.toml are computed anew. Keys, policy, hard-state and signing-state are never taken
 from the copy.
 

@@ -169,7 +169,7 @@ pub(super) fn quarantine(disk: &dyn Disk, directory: &LogDirectory, path: &Path)
             break name;
         }
         // A repair that was interrupted has copied it already.
-        if !is_directory(disk, &place.join(&name))
+        if !is_directory(disk, &place.join(&name))?
             && digest_of(disk.open(&place.join(&name), Access::Read)?.as_ref())? == digest
         {
             return Ok(Some(format!("quarantine/{name}")));
@@ -189,8 +189,19 @@ pub(super) fn quarantine(disk: &dyn Disk, directory: &LogDirectory, path: &Path)
 }
 
 /// Whether a directory stands there.
-pub(super) fn is_directory(disk: &dyn Disk, path: &Path) -> bool {
-    disk.list(path).is_ok()
+pub(super) fn is_directory(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    match disk.list(path) {
+        Err(error) if is_missing(&error) => Ok(false),
+        listed => listed.map(|_| true),
+    }
+}
+
+/// Whether something else stands where a directory belongs.
+pub(super) fn is_no_directory(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    match disk.list(path) {
+        Err(error) if is_missing(&error) => Ok(error.source.kind() == io::ErrorKind::NotADirectory),
+        listed => listed.map(|_| false),
+    }
 }
 
 /// Moves directories that stand in the place of segment or payload files into quarantine; answers which, and
@@ -202,7 +213,7 @@ pub(super) fn move_directories(
     let mut moved = Vec::new();
     for file in Source::look(disk, directory)?.files {
         let path = directory.segment_file(file);
-        if !is_directory(disk, &path) {
+        if !is_directory(disk, &path)? {
             continue;
         }
         let place = directory.quarantine();

@@ -98,8 +98,9 @@ impl Made {
                 assert!(ended.errors.contains(words), "{}", ended.errors);
             }
             assert_eq!(fs::read(self.file(open)).ok(), before);
-            let left: Vec<_> = bytes_of(Path::new(&self.path("log"))).into_keys().filter(is_temporary).collect();
-            assert_eq!(left, [PathBuf::new(); 0]);
+            let left: Vec<_> =
+                bytes_of(Path::new(&self.path("log"))).into_keys().filter(|path| is_temporary(path)).collect();
+            assert_eq!(left, Vec::<PathBuf>::new());
         }
     }
 
@@ -164,7 +165,7 @@ fn zero(path: &Path, at: u64, len: usize) {
     change(path, |file| file.write_all_at(&vec![0; len], at).unwrap());
 }
 
-fn is_temporary(path: &PathBuf) -> bool {
+fn is_temporary(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "tmp")
 }
 
@@ -597,8 +598,8 @@ fn a_copy_that_is_none_or_cannot_be_read_is_told_as_the_copy() {
     let ended = log.repair("copy");
     assert_eq!(ended.code, Some(1), "{}{}", ended.output, ended.errors);
     assert!(ended.errors.contains("the copy cannot be read"), "{}", ended.errors);
-    let left: Vec<_> = bytes_of(Path::new(&log.path("log"))).into_keys().filter(is_temporary).collect();
-    assert_eq!(left, [PathBuf::new(); 0], "what was built is removed");
+    let left: Vec<_> = bytes_of(Path::new(&log.path("log"))).into_keys().filter(|path| is_temporary(path)).collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "what was built is removed");
 }
 
 #[test]
