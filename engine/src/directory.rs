@@ -310,7 +310,18 @@ pub(crate) fn open_payloads(
     })
 }
 
-/// Deletes what an interrupted creation left behind.
+/// Whether this is the name of one of a log's own files, in whichever of its directories.
+pub(crate) fn is_own_name(name: &str) -> bool {
+    let is_state =
+        || name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    OWN_NAMES.contains(&name) || SegmentFile::parse(name).is_some() || is_state()
+}
+
+/// Files of a log that are no segment's. `prepared` exists under its temporary name only.
+const OWN_NAMES: [&str; 8] =
+    ["log.toml", "hard-state", "signing-state", "policy", "checkpoint", "log", "cosigner", "prepared"];
+
+/// Deletes what an interrupted creation left behind; what an operator has put there has other names.
 ///
 /// # Errors
 /// [`crate::disk::DiskError`] of the failed call.
@@ -321,7 +332,7 @@ pub fn remove_temporaries(disk: &dyn Disk, directory: &LogDirectory) -> Result<(
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        for name in names.iter().filter(|name| name.ends_with(TEMPORARY)) {
+        for name in names.iter().filter(|name| name.strip_suffix(TEMPORARY).is_some_and(is_own_name)) {
             disk.remove(&path.join(name))?;
         }
     }

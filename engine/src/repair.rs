@@ -18,7 +18,9 @@
 //!
 //! I-REPAIR-1: the name of a guarded file stands for what it was or for what was verified, at any moment.
 //! I-REPAIR-2: no frame is taken that nothing of this log identifies.
+//! I-REPAIR-3: no log is called whole that may end before what was acknowledged and the copy has ([`ends`]).
 
+mod ends;
 mod payloads;
 mod plan;
 mod source;
@@ -27,21 +29,24 @@ mod stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use stele_proof::TreeSize;
+
 use crate::birth::{read_genesis, refresh_description};
 use crate::checkpointing::MAX_FILE_BYTES;
 use crate::directory::{LogDirectory, relative, remove_temporaries};
-use crate::disk::{Access, Disk, Mode, TEMPORARY, read_small, replace};
+use crate::disk::{Access, Disk, DiskError, Mode, read_small, replace};
 use crate::error::{Damage, LogError};
 use crate::generation::{GenerationError, damaged_pages, read, restore_copies};
 use crate::hard_state;
 use crate::local::take_lock;
 use crate::number::SegmentNumber;
-use crate::segment::{PAGE_BYTES, SegmentFile};
+use crate::segment::{FRAMES_START, PAGE_BYTES, SegmentFile};
 use crate::signing_state;
 use crate::verify::{Evidence, LogReport, Progress, VerifyOptions, audit};
 
+use ends::{Ends, GO_ON_WITH_COPY};
 pub use plan::Restored;
-use plan::{Plan, Planner, Rebuild, Run, is_endless};
+use plan::{Plan, Planner, Rebuild, Run};
 use source::{Kinship, Source};
 use stage::View;
 
@@ -51,13 +56,15 @@ pub enum HeldAgainst {
     /// Its seal record: length, digest, leaves, tree nodes, digest tree.
     SealRecord,
     /// The frames before and behind it, and a signed tree head of that many records.
-    LinksAndSigned(stele_proof::TreeSize),
+    LinksAndSigned(TreeSize),
     /// The frames before and behind it.
     Links,
     /// What the frames give.
     Frames,
     /// The good copy beside the damaged one.
     OtherCopy,
+    /// The settings of the log and its hard state: what stands before the first frame is computed.
+    Settings,
     /// The log's root and its policy.
     RootAndPolicy,
 }
@@ -86,14 +93,16 @@ pub struct RepairReport {
     pub moved: Vec<(String, String)>,
     /// What was not restored, and why.
     pub refused: Vec<Damage>,
+    /// Keys and policy that are missing, and are never taken from a copy.
+    pub missing: Vec<String>,
     /// The log as it is now; `None` where it cannot even be walked, which [`RepairReport::refused`] tells.
     pub after: Option<LogReport>,
 }
 
 impl RepairReport {
-    /// Whether the log verifies now.
+    /// Whether the log verifies now and nothing was refused: a log that lost its end may verify without it.
     pub fn is_whole(&self) -> bool {
-        self.after.as_ref().is_some_and(|after| after.findings.is_empty())
+        self.refused.is_empty() && self.after.as_ref().is_some_and(|after| after.findings.is_empty())
     }
 }
 
@@ -110,9 +119,26 @@ pub enum RepairError {
     /// Neither the frames nor `log.toml` tell.
     #[error("nothing readable tells whether {} is a copy of this log; nothing was changed", .0.display())]
     Unknown(PathBuf),
+    /// Where the copy should be there is no log.
+    #[error("there is no log in {}, which was given as the copy; nothing was changed", .0.display())]
+    NoCopy(PathBuf),
+    /// The copy cannot be read.
+    #[error("the copy cannot be read: {0}; make all of it readable for the user that runs the repair")]
+    Copy(#[source] DiskError),
     /// Anything else.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl RepairError {
+    /// An error of a call on the copy is told as such.
+    fn of(error: LogError, copied: &LogDirectory) -> Self {
+        match error {
+            LogError::Disk(error) if error.path.starts_with(copied.path()) => Self::Copy(error),
+            LogError::NoLog(path) if path == copied.path() => Self::NoCopy(path),
+            other => Self::Log(other),
+        }
+    }
 }
 
 impl From<crate::disk::DiskError> for RepairError {
@@ -138,33 +164,59 @@ pub fn repair(
     // Before the lock, so that none is made where there is no log.
     match audit_shallow(disk, &directory) {
         Ok(()) | Err(LogError::Damaged(_)) => {}
+        Err(LogError::Disk(error)) if stage::is_directory(disk, &error.path)? => {}
         Err(error) => return Err(error.into()),
     }
-    let _lock = stage::Held(take_lock(disk, &directory)?);
-    let own = Source::look(disk, &directory)?;
-    let copy = Source::look(disk, &copied)?;
-    if copy.files.is_empty() {
-        return Err(LogError::NoLog(from.to_owned()).into());
+    if stage::is_no_directory(disk, &directory.quarantine())? {
+        let file = directory.quarantine().display().to_string();
+        let why =
+            "it must be a directory, in which what is replaced is kept: move it away; nothing was changed".to_owned();
+        return Err(LogError::File { file, why }.into());
     }
-    match own.kinship(&copy)? {
+    let _lock = stage::Held(take_lock(disk, &directory)?);
+    let of = |error| RepairError::of(error, &copied);
+    let mut own = Source::look(disk, &directory)?;
+    for file in own.files.clone() {
+        if stage::is_directory(disk, &directory.segment_file(file))? {
+            own.files.remove(&file);
+        }
+    }
+    let copy = Source::look(disk, &copied).map_err(of)?;
+    if copy.files.is_empty() {
+        return Err(RepairError::NoCopy(from.to_owned()));
+    }
+    match own.kinship(&copy).map_err(of)? {
         Kinship::Same => {}
         Kinship::Other => return Err(RepairError::OtherLog(from.to_owned())),
         Kinship::Unknown => return Err(RepairError::Unknown(from.to_owned())),
     }
+    let aside = stage::move_directories(disk, &directory)?;
+    // Looked at again: what was moved is missing now.
+    let own = Source::look(disk, &directory)?;
     let mut repair = Repair {
         disk,
         directory: &directory,
         copied: &copied,
+        lost: Ends::read(&own)?.lost(),
         report: RepairReport {
             found: Vec::new(),
             restored: Vec::new(),
-            moved: Vec::new(),
+            moved: aside,
             refused: Vec::new(),
+            missing: missing(disk, &directory)?,
             after: None,
         },
     };
-    repair.run(progress)?;
-    Ok(repair.report)
+    match repair.run(progress) {
+        Ok(()) => Ok(repair.report),
+        Err(error) => {
+            // What was built takes space that may be what is missing. Where this fails, too, the first error
+            // is the one to be told, and the next repair clears.
+            match repair.clear() {
+                Ok(()) | Err(_) => Err(of(error)),
+            }
+        }
+    }
 }
 
 /// Whether there is a log at all, damaged or not.
@@ -178,6 +230,8 @@ struct Repair<'a> {
     disk: &'a dyn Disk,
     directory: &'a LogDirectory,
     copied: &'a LogDirectory,
+    /// The file in which the log ends, where nobody knows where in it.
+    lost: Option<Damage>,
     report: RepairReport,
 }
 
@@ -204,25 +258,43 @@ impl Look {
 
 impl Repair<'_> {
     fn run(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), LogError> {
-        let before = look(&View::new(self.disk), self.directory, progress)?;
+        let before = self.look(&View::new(self.disk), progress)?;
         let derived = self.lacks_derived(before.report.as_ref());
-        if before.is_clean() && !derived {
+        if before.is_clean() && self.lost.is_none() && !derived {
             self.report.after = before.report;
             return Ok(());
         }
         self.report.found.clone_from(&before.findings);
-        remove_temporaries(self.disk, self.directory)?;
-        self.clean_quarantine()?;
+        self.report.found.extend(self.lost.clone().filter(|lost| before.findings.iter().all(|f| f.file != lost.file)));
+        self.clear()?;
         self.states()?;
-        if before.findings.iter().any(|finding| finding.file.starts_with("segments") || is_head(&finding.file)) {
+        if self.lost.is_some()
+            || before.findings.iter().any(|finding| finding.file.starts_with("segments") || is_head(&finding.file))
+        {
             self.segments(progress)?;
         }
         self.checkpoint(&before.findings, progress)?;
         self.derived(progress)?;
-        let after = look(&View::new(self.disk), self.directory, progress)?;
+        let after = self.look(&View::new(self.disk), progress)?;
         self.refuse(&after);
         self.report.after = after.report;
         Ok(())
+    }
+
+    /// As [`look`]; where the file is lost in which the log ends, there may be no record before it.
+    fn look(&self, view: &View<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Look, LogError> {
+        match (look(view, self.directory, progress), &self.lost) {
+            (Err(LogError::NoLog(_)), Some(lost)) => {
+                Ok(Look { report: None, evidence: Evidence::default(), findings: vec![lost.clone()] })
+            }
+            (looked, _) => looked,
+        }
+    }
+
+    /// Removes what this repair or an interrupted one has built and not put in place.
+    fn clear(&self) -> Result<(), LogError> {
+        remove_temporaries(self.disk, self.directory)?;
+        self.clean_quarantine()
     }
 
     /// Whether something derived is missing that no finding tells of.
@@ -241,7 +313,7 @@ impl Repair<'_> {
         };
         names
             .iter()
-            .filter(|name| name.ends_with(TEMPORARY))
+            .filter(|name| stage::is_unfinished_copy(name))
             .try_for_each(|name| self.disk.remove(&place.join(name)))?;
         Ok(())
     }
@@ -279,24 +351,17 @@ impl Repair<'_> {
     /// Segment and payload files.
     fn segments(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), LogError> {
         let (disk, directory) = (self.disk, self.directory);
+        // Where the log ended is not known without any segment file: then none is made.
         if is_missing_directory(disk, directory)? {
+            if let Some(lost) = &self.lost {
+                self.report.refused.push(lost.clone());
+                return Ok(());
+            }
             disk.create_directory(&directory.segments())?;
             disk.sync_directory(directory.path())?;
         }
         let own = Source::look(disk, directory)?;
         let copy = Source::look(disk, self.copied)?;
-        if is_endless(disk, &own)? {
-            let last = own.segments().next_back().map_or(SegmentNumber::new(0), SegmentNumber::next);
-            self.report.refused.push(Damage {
-                file: relative(SegmentFile::Frames(last)),
-                offset: 0,
-                leaf: None,
-                what:
-                    "the open segment file is missing, and with it its flush ring; the log was not closed cleanly, so \
-                       nothing tells where it ended, and a copy may lack what was acknowledged"
-                        .to_owned(),
-            });
-        }
         let mut suspects = BTreeSet::new();
         let (plan, seen, paths) = loop {
             let plan = Planner::new(&own, &copy, &suspects)?.run()?;
@@ -308,7 +373,7 @@ impl Repair<'_> {
                 paths.insert(*file, path);
             }
             disk.sync_directory(&directory.segments())?;
-            let seen = look(&view, directory, progress)?;
+            let seen = self.look(&view, progress)?;
             let doubted = doubted(&plan, &seen);
             if doubted.is_subset(&suspects) {
                 break (plan, seen, paths);
@@ -352,9 +417,10 @@ impl Repair<'_> {
             let what = if identified {
                 "what the copy has does not verify in its place".to_owned()
             } else {
-                "what the copy has was not taken: nothing of this log follows it and no signed root covers it, so it \
-                 may be that of a log that went another way"
-                    .to_owned()
+                format!(
+                    "what the copy has was not taken: nothing of this log follows it and no signed root covers it, so \
+                     it may be that of a log that went another way; {GO_ON_WITH_COPY}"
+                )
             };
             let from = rebuild.restored.first().copied();
             self.report.refused.push(Damage {
@@ -367,11 +433,10 @@ impl Repair<'_> {
         }
         let quarantined = stage::quarantine(self.disk, self.directory, path)?;
         stage::install(self.disk, path)?;
-        let end = rebuild.restored.iter().map(|range| range.leaves.end).max();
-        let held = match seen.evidence.signed {
-            _ if seen.evidence.recorded.contains(&segment) => HeldAgainst::SealRecord,
-            Some(size) if end.is_some_and(|end| end.get() <= size.get()) => HeldAgainst::LinksAndSigned(size),
-            _ => HeldAgainst::Links,
+        let held = if seen.evidence.recorded.contains(&segment) {
+            HeldAgainst::SealRecord
+        } else {
+            held_against(file, &rebuild.restored, seen.evidence.signed)
         };
         self.restored(relative(file), rebuild.restored.clone(), held, quarantined);
         Ok(())
@@ -384,7 +449,7 @@ impl Repair<'_> {
         }
         let path = self.directory.checkpoint();
         let mut view = View::new(self.disk);
-        if look(&view, self.directory, progress)?.findings.iter().all(|finding| finding.file != "checkpoint") {
+        if self.look(&view, progress)?.findings.iter().all(|finding| finding.file != "checkpoint") {
             return Ok(());
         }
         let Some(bytes) = read_small(self.disk, &self.copied.checkpoint(), MAX_FILE_BYTES)? else { return Ok(()) };
@@ -396,7 +461,7 @@ impl Repair<'_> {
         file.set_mode(Mode::Public)?;
         file.sync()?;
         view.staged.insert(path.clone(), staged.clone());
-        let seen = look(&view, self.directory, progress)?;
+        let seen = self.look(&view, progress)?;
         let compared = seen.evidence.stopped.is_none() && seen.report.is_some();
         if !compared || seen.findings.iter().any(|finding| finding.file == "checkpoint" || finding.file == "policy") {
             return Ok(stage::remove(self.disk, &staged)?);
@@ -457,10 +522,8 @@ impl Repair<'_> {
 
     /// Tells what is still damaged, each file once, and what the operator can do about it.
     fn refuse(&mut self, after: &Look) {
+        // What was refused stays so where the rest verifies: a log that was cut off at a frame does.
         let refused = &mut self.report.refused;
-        if after.is_clean() {
-            refused.clear();
-        }
         for finding in &after.findings {
             let told = refused.iter().any(|damage| damage.file == finding.file);
             if !told {
@@ -493,6 +556,25 @@ fn is_head(file: &str) -> bool {
     matches!(file, "signing-state" | "checkpoint")
 }
 
+/// What tells that restored ranges are right, without a seal record. A signed root covers records: where one holds
+/// none (a header, a ring, a membership), there are only the links.
+fn held_against(file: SegmentFile, ranges: &[Restored], signed: Option<TreeSize>) -> HeldAgainst {
+    let is_frames = matches!(file, SegmentFile::Frames(_));
+    if is_frames && ranges.iter().all(|range| range.to <= FRAMES_START.get()) {
+        return HeldAgainst::Settings;
+    }
+    let covers = |size: TreeSize| {
+        ranges
+            .iter()
+            .filter(|range| !is_frames || range.to > FRAMES_START.get())
+            .all(|range| !range.leaves.is_empty() && range.leaves.end.get() <= size.get())
+    };
+    match signed.filter(|size| covers(*size)) {
+        Some(size) => HeldAgainst::LinksAndSigned(size),
+        None => HeldAgainst::Links,
+    }
+}
+
 /// Whether what the copy has at the end is this log's.
 fn is_identified(run: &Run, segment: SegmentNumber, seen: &Look) -> bool {
     let signed = seen.evidence.signed.is_some_and(|size| size.get() >= run.end.get());
@@ -509,13 +591,26 @@ fn doubted(plan: &Plan, seen: &Look) -> BTreeSet<SegmentNumber> {
             continue;
         };
         doubted.insert(segment);
-        if damage.offset == crate::segment::FRAMES_START.get()
+        if damage.offset == FRAMES_START.get()
             && let Some(before) = segment.get().checked_sub(1)
         {
             doubted.insert(SegmentNumber::new(before));
         }
     }
     doubted
+}
+
+/// What only a backup of this node has.
+fn missing(disk: &dyn Disk, directory: &LogDirectory) -> Result<Vec<String>, LogError> {
+    let files = [directory.log_key(), directory.cosigner_key(), directory.policy()];
+    let mut missing = Vec::new();
+    for (name, path) in ["keys/log", "keys/cosigner", "policy"].into_iter().zip(files) {
+        match disk.open(&path, Access::Read) {
+            Err(error) if source::is_missing(&error) => missing.push(name.to_owned()),
+            opened => drop(opened?),
+        }
+    }
+    Ok(missing)
 }
 
 fn is_missing_directory(disk: &dyn Disk, directory: &LogDirectory) -> Result<bool, LogError> {

@@ -24,6 +24,9 @@ or, where neither reaches, by the links of its frames. What it replaces is kept 
 read; it may be older or newer than the log, and damaged in other places. It takes the log's lock, and can be run again
 after an interruption.
 
+Where a log was not closed cleanly and the file in which it ends has lost its flush ring, nothing tells where it ended:
+that file is left as it is, and the exit code is 3.
+
 Tile sidecars, state files and log.toml are computed anew. Keys, policy, hard-state and signing-state are never taken
 from the copy.
 
@@ -77,6 +80,7 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
 fn failure(error: RepairError) -> Failure {
     match error {
         RepairError::Log(error) => error.into(),
+        error @ RepairError::NoCopy(_) => Failure::new(Exit::NotFound, anyhow!("{error}")),
         other => Failure::new(Exit::Failed, anyhow!("{other}")),
     }
 }
@@ -93,16 +97,25 @@ fn lines(arguments: &Arguments, report: &RepairReport, streams: &mut Streams<'_>
         streams.line(sentence(file, &from))?;
     }
     for (file, kept) in &report.moved {
-        streams.line(format_args!("moved {file}, which belongs to no frame, to {kept}"))?;
+        streams.line(format_args!("moved {file}, which is no file of the log, to {kept}"))?;
     }
     let Some(after) = &report.after else { return Ok(()) };
     for note in &after.notes {
         streams.tell(format_args!("stele: note: {note}"));
     }
-    if !after.findings.is_empty() {
+    for file in &report.missing {
+        streams.tell(format_args!(
+            "stele: {file} is missing, and is never taken from a copy: copy it from the backup yourself"
+        ));
+    }
+    if !report.is_whole() {
         return Ok(());
     }
-    let done = if report.restored.is_empty() && report.moved.is_empty() { "nothing is damaged" } else { "it verifies" };
+    let done = match (report.restored.is_empty() && report.moved.is_empty(), report.missing.is_empty()) {
+        (true, true) => "nothing is damaged",
+        (true, false) => "nothing else is missing or damaged",
+        (false, _) => "it verifies",
+    };
     let root = after.root.to_base64();
     streams.line(format_args!("ok: {done}: {} records in {} segments; root {root}", after.records, after.segments))
 }
@@ -119,6 +132,7 @@ fn sentence(file: &RestoredFile, from: &str) -> String {
     match file.held_against {
         HeldAgainst::Frames => format!("computed {name} anew from the frames{kept}"),
         HeldAgainst::OtherCopy => format!("restored {name}{ranges} from the good copy beside it{kept}"),
+        HeldAgainst::Settings => format!("computed {name}{ranges} anew from the settings of the log{kept}"),
         held => format!("restored {name}{ranges} from {from}, held against {}{kept}", told(held)),
     }
 }
@@ -130,15 +144,17 @@ fn told(held: HeldAgainst) -> String {
         HeldAgainst::Links => "its links only".to_owned(),
         HeldAgainst::Frames => "the frames".to_owned(),
         HeldAgainst::OtherCopy => "the good copy beside it".to_owned(),
+        HeldAgainst::Settings => "the settings of the log".to_owned(),
         HeldAgainst::RootAndPolicy => "the log's root and its policy".to_owned(),
     }
 }
 
 fn range(range: &Restored) -> String {
     let Restored { from, to, leaves } = range;
-    match leaves.end.get().checked_sub(1) {
-        Some(last) if !leaves.is_empty() => format!("bytes {from}..{to} (records {}..{last})", leaves.first),
-        _ => format!("bytes {from}..{to}"),
+    if leaves.is_empty() {
+        format!("bytes {from}..{to}")
+    } else {
+        format!("bytes {from}..{to} (records {}..{})", leaves.first, leaves.end)
     }
 }
 
@@ -167,6 +183,7 @@ fn object(report: &RepairReport) -> Value {
         "found": report.found.iter().map(damage).collect::<Vec<_>>(),
         "restored": report.restored.iter().map(restored).collect::<Vec<_>>(),
         "moved": report.moved.iter().map(|(file, to)| json!({"file": file, "to": to})).collect::<Vec<_>>(),
+        "missing": report.missing,
         "not_restored": report.refused.iter().map(damage).collect::<Vec<_>>(),
         "records": report.after.as_ref().map(|after| after.records.get()),
     })

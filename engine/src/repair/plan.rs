@@ -5,36 +5,40 @@
 //! | this log's frame is good and links | - | it |
 //! | it is not, and the flush ring, the clean mark or a later file prove that one was durable | the copy's is good and links | the copy's |
 //! | | the copy's is not, either | nothing: the file is not restored |
-//! | it is not, and nothing proves it | - | here the log ends |
+//! | it is not, and nothing proves it | the copy has none, either | here the log ends |
+//! | | the copy's is good and links, and this log's ring rules it out | here the log ends |
+//! | | the copy's is good and links, and is identified | the copy's |
+//! | | the copy's is good and links, and is not | nothing: the file is not restored |
 //!
 //! What is taken from the copy must be *identified*: by the header of this log's own frame, which outlived its
 //! body; by a frame of this log that links behind it; or, where nothing of this log follows, by a signed root
 //! or by the same end of both logs. A copy that went another way since is found out by that, except where both
 //! ended after as many starts and groups at the same byte, and no root was signed.
 //!
-//! Known holes: a frame that nothing proves durable (behind the newest slot's start, after a kill) is not looked
-//! for in the copy, even where its successor is good; a read error of the disk ends the repair.
+//! Where this log ended is told by [`super::ends`]; a file in which nobody knows it is left as it is.
+//!
+//! Known holes: where the copy lacks a frame that nothing proves durable (behind the newest slot's start, after a
+//! kill), its successor is not looked for; a read error of the disk ends the repair.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use stele_proof::LeafIndex;
 
 use crate::directory::{Inventory, relative};
-use crate::disk::{Disk, DiskFile, Mode, read_small, read_up_to};
+use crate::disk::{DiskFile, Mode, read_small, read_up_to};
 use crate::error::{Damage, LogError};
-use crate::frame::{FrameFault, Placed, Tail};
-use crate::generation::GenerationError;
-use crate::hard_state::{CleanMark, HardState, read_hard_state};
+use crate::frame::{FrameFault, HEADER_BYTES, Placed, Tail};
 use crate::number::{RaftIndex, SegmentNumber};
 use crate::reader::{MAX_TILES_BYTES, tail_behind};
 use crate::recovery::table::Newest;
 use crate::recovery::{Told, decide};
-use crate::ring::{Slot, read_ring};
+use crate::ring::Slot;
 use crate::scan::FrameScanner;
 use crate::segment::{FRAMES_START, FileHeader, LeafRange, PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
 use crate::tiles::Tiles;
 use crate::verify::survey::first_unsealed;
 
+use super::ends::{Ends, GO_ON_WITH_COPY};
 use super::payloads::{Part, Payloads};
 use super::source::{Found, Source, frame, standing_header};
 
@@ -103,43 +107,6 @@ pub(super) struct Plan {
     pub(super) lost: Vec<Damage>,
     /// The last run, where nothing of this log follows it.
     pub(super) unidentified: Option<Run>,
-}
-
-/// What is known of the end of a log.
-pub(super) struct Ends {
-    newest: Option<Slot>,
-    state: Option<HardState>,
-}
-
-impl Ends {
-    pub(super) fn read(source: &Source<'_>) -> Result<Self, LogError> {
-        let mut newest: Option<Slot> = None;
-        for segment in source.segments() {
-            let Some(file) = source.open(SegmentFile::Frames(segment))? else { continue };
-            let slots = read_ring(file.as_ref(), segment)?.0;
-            newest = newest.into_iter().chain(slots).max_by_key(|slot| slot.group);
-        }
-        let state = match read_hard_state(source.disk, &source.directory.hard_state()) {
-            Ok(state) => Some(state),
-            Err(GenerationError::Disk(error)) if !super::source::is_missing(&error) => return Err(error.into()),
-            Err(_) => None,
-        };
-        Ok(Self { newest, state })
-    }
-
-    /// The mark of the last clean stop, unless something was flushed since.
-    fn clean(&self) -> Option<CleanMark> {
-        let mark = self.state.as_ref()?.clean?;
-        self.newest.is_none_or(|slot| slot.group <= mark.group).then_some(mark)
-    }
-
-    /// Whether two logs were left at the same end by the same run of the same writer.
-    fn is_same(&self, other: &Self) -> bool {
-        let clean = self.clean();
-        let (Some(own), Some(theirs)) = (&self.state, &other.state) else { return false };
-        let marked = clean.is_some() && clean == other.clean();
-        own.incarnation == theirs.incarnation && (marked || (self.newest.is_some() && self.newest == other.newest))
-    }
 }
 
 /// Makes the plan. In `suspects` the copy's frames are preferred.
@@ -219,7 +186,8 @@ impl<'a> Planner<'a> {
     /// # Errors
     /// [`LogError`] of a failed call.
     pub(super) fn run(mut self) -> Result<Plan, LogError> {
-        while self.tail.segment <= self.last {
+        self.plan.lost.extend(self.ends.lost());
+        while self.tail.segment <= self.last && self.ends.lost_segment() != Some(self.tail.segment) {
             let segment = self.tail.segment;
             let before = self.tail;
             let lost = self.plan.lost.len();
@@ -324,9 +292,6 @@ impl<'a> Planner<'a> {
             Found::Good(placed, body) => return self.suspect(pair, placed, body),
             Found::Bad(fault) => fault,
         };
-        if !self.was_durable(fault) {
-            return Ok(Choice::End);
-        }
         let theirs = match &mut pair.copy {
             Some(scanner) => frame(scanner, tail)?,
             None => Found::Bad(None),
@@ -335,6 +300,9 @@ impl<'a> Planner<'a> {
             Some((file, _)) => standing_header(*file, tail)?,
             None => None,
         };
+        if !self.was_durable(fault) {
+            return self.in_doubt(pair, fault, theirs, standing.as_ref());
+        }
         Ok(match theirs {
             Found::Good(placed, body) if standing == Some(placed.bytes) => Choice::Copy(placed, body, Header::Same),
             Found::Good(..) if standing.is_some() && self.run.is_some() => {
@@ -344,6 +312,47 @@ impl<'a> Planner<'a> {
             }
             Found::Good(placed, body) => Choice::Copy(placed, body, Header::Gone),
             Found::Bad(theirs) => Choice::Lost(self.lost(&both(fault, theirs, pair.copy.is_some()))),
+        })
+    }
+
+    /// What becomes of a place of which nothing proves that a frame was durable there.
+    fn in_doubt(
+        &self,
+        pair: &mut Pair<'_>,
+        fault: Option<FrameFault>,
+        theirs: Found,
+        standing: Option<&[u8; HEADER_BYTES]>,
+    ) -> Result<Choice, LogError> {
+        if self.ends.ends_before(&self.tail) {
+            return Ok(Choice::End);
+        }
+        let what = match theirs {
+            Found::Good(placed, body) if standing == Some(&placed.bytes) => {
+                return Ok(Choice::Copy(placed, body, Header::Same));
+            }
+            Found::Good(placed, body)
+                if self.ends.is_in_newest_group(&self.tail) && self.ends.is_same(&self.copy_ends) =>
+            {
+                return Ok(Choice::Copy(placed, body, Header::Gone));
+            }
+            Found::Good(..) => {
+                "the copy goes on here, and nothing of this log tells whether that was acknowledged or is of a log that \
+                 went another way"
+            }
+            Found::Bad(_) if self.ends.is_ring_rotten() && self.stands_behind(pair, fault)? => {
+                "the flush ring is damaged, so nothing tells where the log ended, and the copy has nothing here, either"
+            }
+            Found::Bad(_) => return Ok(Choice::End),
+        };
+        Ok(Choice::Lost(self.lost(&format!("{what}: the file was left as it is; {GO_ON_WITH_COPY}"))))
+    }
+
+    /// Whether something that is no frame stands at the tail or behind it.
+    fn stands_behind(&self, pair: &mut Pair<'_>, fault: Option<FrameFault>) -> Result<bool, LogError> {
+        Ok(match &mut pair.own {
+            _ if fault.is_some() => true,
+            Some((_, scanner)) => scanner.non_zero_from(self.tail.offset.get())?,
+            None => false,
         })
     }
 
@@ -568,14 +577,4 @@ fn both(own: Option<FrameFault>, theirs: Option<FrameFault>, exists: bool) -> St
         |fault: Option<FrameFault>| fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
     let theirs = if exists { told(theirs) } else { "the file is missing".to_owned() };
     format!("{}; in the copy, too: {theirs}", told(own))
-}
-
-/// Whether the end of the log is not known: the open file is missing and no clean mark says where it ended.
-pub(super) fn is_endless(disk: &dyn Disk, source: &Source<'_>) -> Result<bool, LogError> {
-    let Some(last) = source.segments().next_back() else { return Ok(Ends::read(source)?.clean().is_none()) };
-    let path = source.directory.segment_file(SegmentFile::Frames(last));
-    let file = disk.open(&path, crate::disk::Access::Read)?;
-    let cleared = read_up_to(file.as_ref(), RING_START, PAGE_BYTES * RING_PAGES)?.iter().all(|byte| *byte == 0);
-    let marked = Ends::read(source)?.clean().is_some_and(|mark| mark.segment > last);
-    Ok(file.status()?.read_only && cleared && !marked)
 }

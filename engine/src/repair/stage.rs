@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::directory::LogDirectory;
+use crate::directory::{LogDirectory, is_own_name, relative};
 use crate::disk::{Access, Disk, DiskError, DiskFile, DiskLock, Locking, Mode, TEMPORARY, read_up_to};
 use crate::seal::digest_of;
 use crate::segment::SegmentFile;
@@ -169,7 +169,9 @@ pub(super) fn quarantine(disk: &dyn Disk, directory: &LogDirectory, path: &Path)
             break name;
         }
         // A repair that was interrupted has copied it already.
-        if digest_of(disk.open(&place.join(&name), Access::Read)?.as_ref())? == digest {
+        if !is_directory(disk, &place.join(&name))?
+            && digest_of(disk.open(&place.join(&name), Access::Read)?.as_ref())? == digest
+        {
             return Ok(Some(format!("quarantine/{name}")));
         }
         number += 1;
@@ -184,6 +186,54 @@ pub(super) fn quarantine(disk: &dyn Disk, directory: &LogDirectory, path: &Path)
     disk.rename(&unfinished, &kept)?;
     disk.sync_directory(&place)?;
     Ok(Some(format!("quarantine/{name}")))
+}
+
+/// Whether a directory stands there.
+pub(super) fn is_directory(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    match disk.list(path) {
+        Err(error) if is_missing(&error) => Ok(false),
+        listed => listed.map(|_| true),
+    }
+}
+
+/// Whether something else stands where a directory belongs.
+pub(super) fn is_no_directory(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    match disk.list(path) {
+        Err(error) if is_missing(&error) => Ok(error.source.kind() == io::ErrorKind::NotADirectory),
+        listed => listed.map(|_| false),
+    }
+}
+
+/// Moves directories that stand in the place of segment or payload files into quarantine; answers which, and
+/// where to.
+pub(super) fn move_directories(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+) -> Result<Vec<(String, String)>, crate::error::LogError> {
+    let mut moved = Vec::new();
+    for file in Source::look(disk, directory)?.files {
+        let path = directory.segment_file(file);
+        if !is_directory(disk, &path)? {
+            continue;
+        }
+        let place = directory.quarantine();
+        disk.create_directory(&place)?;
+        disk.sync_directory(directory.path())?;
+        let names = disk.list(&place)?;
+        let free = (0_u64..).map(|number| format!("{}.{number}", file.name())).find(|name| !names.contains(name));
+        let Some(name) = free else { continue };
+        disk.rename(&path, &place.join(&name))?;
+        disk.sync_directory(&place)?;
+        disk.sync_directory(&directory.segments())?;
+        moved.push((relative(file), format!("quarantine/{name}")));
+    }
+    Ok(moved)
+}
+
+/// Whether [`quarantine`] gives this name to a copy that is not complete.
+pub(super) fn is_unfinished_copy(name: &str) -> bool {
+    let parts = name.strip_suffix(TEMPORARY).and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(base, number)| number.parse::<u64>().is_ok() && is_own_name(base))
 }
 
 /// Gives a file that was built its name; what had it is in quarantine.

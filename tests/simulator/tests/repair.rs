@@ -170,6 +170,9 @@ fn a_call_that_fails_once_leaves_nothing_worse() {
         });
         disk.clear_faults();
         is_old_or_whole(&disk, &damaged, &whole, &format!("call {nth} failed"));
+        // A disk that was full has room again.
+        let left: Vec<_> = disk.paths().into_iter().filter(|path| path.to_string_lossy().ends_with(".tmp")).collect();
+        assert_eq!(left, Vec::<PathBuf>::new(), "call {nth} failed");
         completes(&disk, &whole, &format!("after call {nth} failed"));
         if !reached {
             break;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::stele::{Ended, stele};
+use crate::stele::{Ended, command, stele};
 
 const SEALED: &str = "segments/0000000000000001.seg";
 const FIRST: &str = "segments/0000000000000000.seg";
@@ -46,6 +47,61 @@ impl Made {
     fn append(&self, lines: &str) {
         let names = ["--stream", "app", "--writer", "host", "--kind", "Line", "--lines", "-"];
         stele(&[&["append", "--log", &self.path("log")][..], &names].concat(), lines).output();
+    }
+
+    /// A log of one segment.
+    fn small() -> Self {
+        let made = Self { directory: tempdir().unwrap() };
+        stele(&["init", "--log", &made.path("log"), "--origin", "example.com/repair"], "").output();
+        made
+    }
+
+    /// Appends through a pipe, and kills the writer when the ring tells that all of it is durable.
+    fn append_and_kill(&self, open: &str) {
+        let log = self.path("log");
+        let names = ["--stream", "app", "--writer", "host", "--kind", "Line", "--json", "--lines", "-"];
+        let mut child = command(&[&["append", "--log", &log][..], &names].concat()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut receipts = BufReader::new(child.stdout.take().unwrap()).lines();
+        for round in 0..4 {
+            for line in 0..10 {
+                writeln!(input, "killed {round} {line}").unwrap();
+            }
+            input.flush().unwrap();
+            assert_eq!(receipts.by_ref().take(10).map(Result::unwrap).count(), 10);
+        }
+        while !is_confirmed(&self.file(open)) {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A log like this one.
+    fn again(&self) -> Self {
+        let other = Self { directory: tempdir().unwrap() };
+        for name in ["log", "copy"] {
+            assert!(Command::new("cp").args(["-rp", &self.path(name), &other.path(name)]).status().unwrap().success());
+        }
+        other
+    }
+
+    /// Nothing of the open file is restored, and that is said as long as it is so.
+    #[track_caller]
+    fn keeps_what_nobody_knows(&self, open: &str) {
+        let before = fs::read(self.file(open)).ok();
+        for _ in 0..2 {
+            let ended = self.repair("copy");
+            assert_eq!(ended.code, Some(3), "{}{}", ended.output, ended.errors);
+            assert!(!ended.output.contains("ok:"), "{}", ended.output);
+            for words in ["nothing tells where it ended", "go on with the copy in place of this directory"] {
+                assert!(ended.errors.contains(words), "{}", ended.errors);
+            }
+            assert_eq!(fs::read(self.file(open)).ok(), before);
+            let left: Vec<_> =
+                bytes_of(Path::new(&self.path("log"))).into_keys().filter(|path| is_temporary(path)).collect();
+            assert_eq!(left, Vec::<PathBuf>::new());
+        }
     }
 
     fn copy_to(&self, name: &str) -> String {
@@ -108,6 +164,31 @@ fn flip(path: &Path, at: u64) {
 fn zero(path: &Path, at: u64, len: usize) {
     change(path, |file| file.write_all_at(&vec![0; len], at).unwrap());
 }
+
+fn is_temporary(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "tmp")
+}
+
+/// Whether the newest slot of the flush ring says that nothing is on its way.
+fn is_confirmed(path: &Path) -> bool {
+    let bytes = fs::read(path).unwrap();
+    let number = |page: usize, at: usize| u64::from_le_bytes(bytes[page + at..page + at + 8].try_into().unwrap());
+    let newest = [4096, 8192, 12_288].into_iter().max_by_key(|page| number(*page, 24)).unwrap();
+    number(newest, 32) == number(newest, 40)
+}
+
+type Harm<'h> = (&'h str, &'h dyn Fn(&Path));
+
+/// What takes the flush ring of an open file.
+const LOST_RINGS: [Harm<'static>; 7] = [
+    ("emptied", &|path| change(path, |file| file.set_len(0).unwrap())),
+    ("cut off in its ring", &|path| change(path, |file| file.set_len(4096).unwrap())),
+    ("cut off behind a slot", &|path| change(path, |file| file.set_len(12_288).unwrap())),
+    ("its ring zeroed", &|path| zero(path, 4096, 12_288)),
+    ("its ring and first frame zeroed", &|path| zero(path, 4096, 16_384)),
+    ("its head overwritten", &|path| change(path, |file| file.write_all_at(&[0x5a; 20_480], 0).unwrap())),
+    ("deleted", &|path| fs::remove_file(path).unwrap()),
+];
 
 /// Every file with its bytes and mode, the lock left out.
 fn bytes_of(path: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32)> {
@@ -391,4 +472,153 @@ fn a_missing_directory_of_segments_is_damage_and_a_read_only_copy_is_none() {
     let ended = stele(&["verify", "log", &log.path("log")], "");
     assert_eq!(ended.code, Some(3), "{}", ended.errors);
     assert!(ended.errors.contains("segments, byte 0: the directory is missing"), "{}", ended.errors);
+}
+
+#[test]
+fn where_nothing_tells_where_a_killed_log_ended_its_last_file_is_left() {
+    let log = Made::new();
+    log.append_and_kill(OPEN);
+    log.copy_to("copy");
+    for (what, harm) in LOST_RINGS {
+        println!("{what}");
+        let other = log.again();
+        harm(&other.file(OPEN));
+        flip(&other.file(FIRST), 16_500);
+        let sound = fs::read(log.file(FIRST)).unwrap();
+        other.keeps_what_nobody_knows(OPEN);
+        assert_eq!(fs::read(other.file(FIRST)).unwrap(), sound, "what is known is restored");
+    }
+}
+
+#[test]
+fn where_the_only_file_of_a_killed_log_is_lost_it_is_not_taken_for_no_log() {
+    let log = Made::small();
+    log.append_and_kill(FIRST);
+    log.copy_to("copy");
+    for (what, harm) in LOST_RINGS {
+        println!("{what}");
+        let other = log.again();
+        harm(&other.file(FIRST));
+        other.keeps_what_nobody_knows(FIRST);
+    }
+    fs::remove_dir_all(log.file("segments")).unwrap();
+    log.keeps_what_nobody_knows(FIRST);
+    assert!(!log.file("segments").exists());
+}
+
+/// Whatever pages are gone: what comes back is all that was acknowledged, or it is refused.
+#[test]
+fn no_repair_of_a_killed_log_succeeds_with_fewer_records() {
+    let log = Made::small();
+    log.append_and_kill(FIRST);
+    log.copy_to("copy");
+    let records = log.records();
+    let pages = usize::try_from(fs::metadata(log.file(FIRST)).unwrap().len()).unwrap() / 4096;
+    let mut restored = 0;
+    for from in 0..6 {
+        for to in [from + 1, from + 2, 5, pages] {
+            if to <= from {
+                continue;
+            }
+            let other = log.again();
+            zero(&other.file(FIRST), from as u64 * 4096, (to - from) * 4096);
+            let ended = other.repair("copy");
+            if ended.code == Some(0) {
+                assert_eq!(other.records(), records, "pages {from}..{to}: {}{}", ended.output, ended.errors);
+                restored += 1;
+            } else {
+                assert_eq!(ended.code, Some(3), "pages {from}..{to}: {}{}", ended.output, ended.errors);
+                assert!(ended.errors.contains("in place of this directory"), "pages {from}..{to}: {}", ended.errors);
+            }
+        }
+    }
+    assert!(restored >= 6, "{restored}");
+}
+
+#[test]
+fn what_is_told_of_evidence_is_true() {
+    let log = Made::new();
+    stele(&["checkpoint", "--log", &log.path("log")], "").output();
+    log.append("more\n");
+    log.copy_to("copy");
+    flip(&log.file(OPEN), 20);
+    let output = log.repair("copy").output();
+    assert!(output.contains("computed segments/0000000000000002.seg bytes 0..4096 anew from the settings"), "{output}");
+    assert!(!output.contains("signed root"), "{output}");
+    flip(&log.file(SEALED), 16_500);
+    let output = log.repair("copy").output();
+    // Half-open, as `stele read` has it.
+    assert!(output.contains("(records 256..3"), "{output}");
+}
+
+#[test]
+fn files_that_the_engine_does_not_name_are_not_removed() {
+    let log = Made::new();
+    log.copy_to("copy");
+    flip(&log.file(SEALED), 16_500);
+    fs::create_dir(log.file("quarantine")).unwrap();
+    let mine = ["backup.tmp", "segments/mine.tmp", "quarantine/mine.tmp", "quarantine/mine.0.tmp", "keys/old.tmp"];
+    let ours = ["hard-state.tmp", "segments/0000000000000001.seg.tmp", "quarantine/0000000000000001.seg.0.tmp"];
+    for name in mine.iter().chain(&ours) {
+        crate::stele::write(&log.file(name), "x");
+    }
+    assert_eq!(log.repair("copy").code, Some(0));
+    log.append("one more\n");
+    assert!(mine.iter().all(|name| fs::read(log.file(name)).unwrap() == b"x"));
+    assert!(ours.iter().all(|name| !log.file(name).exists()));
+}
+
+#[test]
+fn keys_and_policy_that_are_missing_are_told() {
+    let log = Made::new();
+    log.copy_to("copy");
+    for name in ["policy", "keys/log"] {
+        fs::remove_file(log.file(name)).unwrap();
+    }
+    let ended = log.repair("copy");
+    assert!(!ended.output.contains("nothing is damaged"), "{}", ended.output);
+    for name in ["policy", "keys/log"] {
+        let words = format!("{name} is missing, and is never taken from a copy: copy it from the backup yourself");
+        assert!(ended.errors.contains(&words), "{}", ended.errors);
+    }
+}
+
+#[test]
+fn a_copy_that_is_none_or_cannot_be_read_is_told_as_the_copy() {
+    let log = Made::new();
+    log.copy_to("copy");
+    flip(&log.file(SEALED), 16_500);
+    let ended = log.repair("none");
+    assert!(!ended.errors.contains("init"), "{}", ended.errors);
+    ended.refused(6, &["there is no log in", "given as the copy"]);
+    // A directory cannot be read as a file, whoever asks.
+    let theirs = PathBuf::from(log.path("copy")).join(SEALED);
+    fs::remove_file(&theirs).unwrap();
+    fs::create_dir(&theirs).unwrap();
+    let ended = log.repair("copy");
+    assert_eq!(ended.code, Some(1), "{}{}", ended.output, ended.errors);
+    assert!(ended.errors.contains("the copy cannot be read"), "{}", ended.errors);
+    let left: Vec<_> = bytes_of(Path::new(&log.path("log"))).into_keys().filter(|path| is_temporary(path)).collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "what was built is removed");
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_segment_is_moved_away_and_all_is_restored() {
+    let log = Made::new();
+    log.copy_to("copy");
+    let records = log.records();
+    fs::remove_file(log.file(SEALED)).unwrap();
+    fs::create_dir(log.file(SEALED)).unwrap();
+    fs::create_dir(log.file(SEALED).join("inside")).unwrap();
+    flip(&log.file(FIRST), 16_500);
+    crate::stele::write(&log.file("quarantine"), "x");
+    log.repair("copy").refused(1, &["quarantine", "must be a directory", "nothing was changed"]);
+    fs::remove_file(log.file("quarantine")).unwrap();
+    let ended = log.repair("copy");
+    assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+    assert!(ended.output.contains("quarantine/0000000000000001.seg.0"), "{}", ended.output);
+    assert!(log.file("quarantine/0000000000000001.seg.0/inside").exists());
+    flip(&log.file(SEALED), 16_500);
+    assert!(log.repair("copy").output().contains("quarantine/0000000000000001.seg.1"));
+    assert_eq!(log.records(), records);
 }
