@@ -4,7 +4,7 @@
 
 use std::fs::{OpenOptions, Permissions, set_permissions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::stele::stele;
 
