@@ -17,7 +17,7 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
 
 /// What the disk says is free: what is kept for sealing, and room for some records of 1 MiB.
-const FREE_BYTES: u64 = (8 << 20) + 256 * 49 + ROOM_BYTES;
+const FREE_BYTES: u64 = (8 << 20) + 256 * (49 + 39) + ROOM_BYTES;
 const ROOM_BYTES: u64 = 12 << 20;
 /// More than there is room for, and less than may wait for a flush.
 const RECORDS: u64 = 24;

@@ -30,7 +30,7 @@ use stele_simulator::source::environment;
 const LOG: &str = "/log";
 const FLAVOURS: [Flavour; 2] = [Flavour::Failed, Flavour::FailedButApplied];
 /// A block of 2^8 leaves is to be sealed in this: as `stele_engine` reckons.
-const LOW_WATER: u64 = 256 * (33 + 16) + (8 << 20);
+const LOW_WATER: u64 = 256 * (33 + 16 + 39) + (8 << 20);
 /// A little more than is zeroed in one step.
 const SEAL_BYTES: u64 = (1 << 20) + (64 << 10);
 
