@@ -17,7 +17,7 @@
 //! | [`segment`] | `stele segment`: the files of a log |
 //! | [`repair`] | `stele repair`: damaged files of a log from a copy of it |
 //! | [`verify`] | `stele verify`: logs, segment files and proofs, offline |
-//! | [`bench`] | `stele bench`: what this build reaches on this machine |
+//! | [`mod@bench`] | `stele bench`: what this build reaches on this machine |
 //! | [`completions`] | `stele completions` |
 //! | [`interop`] | `stele export`, `stele import`, `stele verify interop`: one chain for other programs |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
