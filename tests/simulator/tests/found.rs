@@ -138,9 +138,9 @@ fn a_close_that_seals_can_be_interrupted_at_every_call() {
 fn a_reader_rebuilds_many_segments_that_were_not_sealed() {
     let path = Path::new("/log");
     let disk = disk();
-    let mut log = create(&disk, path);
-    let payloads = path.join("segments/0000000000000000.0.pay");
-    disk.inject(once(Calls::At(Call::SetLen, payloads), 1));
+    drop(create(&disk, path));
+    // Nobody seals who is not asked to.
+    let mut log = LocalLog::open(&stele_simulator::source::environment(&disk), path).unwrap();
     for _ in 0..7 {
         push(&mut log);
         log.end_segment().unwrap();
@@ -149,7 +149,7 @@ fn a_reader_rebuilds_many_segments_that_were_not_sealed() {
     drop(log);
     let disk = disk.kill();
     let reader = LogReader::open(&environment(&disk), path).unwrap();
-    assert_eq!(reader.inventory().sealed.get(), 0, "after a failure nothing more is sealed");
+    assert_eq!(reader.inventory().sealed.get(), 0);
     let mut read = 0;
     let all = (LeafIndex::new(0), LeafIndex::new(u64::MAX));
     reader
