@@ -3,7 +3,7 @@
 //!
 //! The preparer has a thread of its own, or is driven by its caller ([`crate::environment::Workers`]).
 //! When the writer finds the open segment half full, the preparer makes `segments/prepared.tmp`, zeroes
-//! it past the page cache in small steps, and flushes it. The next roll writes header and first slot into
+//! it past the page cache in small steps, and flushes it. The next roll writes header and full ring into
 //! it, flushes it, gives it the segment's name and flushes the directory; a roll that finds nothing ready
 //! makes a plain file, and what is being prepared serves the one after it. Nobody ever waits for zeros.
 //!

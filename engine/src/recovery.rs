@@ -352,7 +352,7 @@ fn payload_part_is_unused(tail: &Tail, part: PayloadPart) -> bool {
     part == tail.payload_part && tail.payload_offset == crate::segment::PAYLOADS_START
 }
 
-/// Creates a segment file with its header and a first slot: temporary name, flush, rename, directory
+/// Creates a segment file with its header and a full ring: temporary name, flush, rename, directory
 /// flush. From then on it counts (I-RING-3).
 ///
 /// # Errors

@@ -276,7 +276,7 @@ impl Writer {
     }
 
     /// Makes the file of the segment that is now open, of what was prepared where that is ready; it is born
-    /// with its first slot.
+    /// with a full ring.
     fn roll(&mut self) -> Result<(), LogError> {
         self.group = self.group.born();
         let slot = self.confirming_slot();

@@ -7,7 +7,8 @@
 //! `STELE_SEED`. What fails is printed with file, byte and bit.
 //!
 //! A bit takes about 3 ms of processor time (built for release, on two busy cores), most of it for memory
-//! that the engine's readers ask for; there are two million, so all of them take an hour and a half.
+//! that the engine's readers ask for; there are two million, so all of them should take about
+//! an hour and a half (estimated from a part of them).
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
