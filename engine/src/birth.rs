@@ -16,7 +16,7 @@ use crate::frame::{EntryKind, Tail};
 use crate::hard_state::{HardState, HardStateFile, Vote, read_clean_mark};
 use crate::local::{LOCAL_TERM, take_lock};
 use crate::membership::{Membership, Node};
-use crate::number::{Alignment, BlockHeight, Group, NodeId, RaftIndex, SegmentNumber, SiteName};
+use crate::number::{Alignment, BlockHeight, Group, NodeId, RaftIndex, SegmentNumber, SiteName, Term};
 use crate::recovery::create_segment;
 use crate::recovery::examine::REMEDY;
 use crate::replay::each_record;
@@ -62,6 +62,69 @@ pub(crate) struct Newborn {
     pub(crate) membership: Membership,
 }
 
+/// What is fixed when a node of a cluster gets its directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberOptions {
+    /// The number of this node.
+    pub node: NodeId,
+    /// Leaves of a block, for ever.
+    pub block_height: BlockHeight,
+    /// What frames are padded to, for ever.
+    pub frame_align: Alignment,
+}
+
+/// Makes the directory of a node whose log is empty, and gets its entries from consensus. Its keys, which the others
+/// know from the first entry on, lie there already; description and policy follow with the genesis record.
+///
+/// # Errors
+/// [`LogError::Exists`], [`LogError::Unfinished`], [`LogError::NoSpace`], [`LogError::Disk`].
+pub fn create_member(environment: &Environment, path: &Path, options: &MemberOptions) -> Result<(), LogError> {
+    let directory = LogDirectory::new(path);
+    let disk = environment.disk.as_ref();
+    let _lock = begin(disk, &directory, Keys::Given)?;
+    let state = HardState {
+        vote: Vote { term: Term::new(0), node: NodeId::new(0), committed: false },
+        node: options.node,
+        incarnation: 0,
+        clean: None,
+        peers: Vec::new(),
+    };
+    finish(disk, &directory, state, &Inventory::of_new_log(options.frame_align, options.block_height))
+}
+
+/// Whether a log is made together with its keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Made,
+    Given,
+}
+
+/// Makes the directories, where nothing lies there yet, and takes the lock.
+fn begin(disk: &dyn Disk, directory: &LogDirectory, keys: Keys) -> Result<Box<dyn DiskLock>, LogError> {
+    if !is_vacant(disk, directory, keys)? {
+        return Err(occupied(disk, directory)?);
+    }
+    keep_room(disk, directory)?;
+    make_directories(disk, directory)?;
+    let lock = take_lock(disk, directory)?;
+    // Whoever had the lock before may have made a log.
+    if is_vacant(disk, directory, keys)? { Ok(lock) } else { Err(LogError::Exists(directory.path().to_owned())) }
+}
+
+/// Writes what holds a node's state, and the first segment file: without it there is no log.
+fn finish(disk: &dyn Disk, directory: &LogDirectory, state: HardState, log: &Inventory) -> Result<(), LogError> {
+    SigningStateFile::create(disk, &directory.signing_state())?;
+    HardStateFile::create(disk, &directory.hard_state(), state)?;
+    let slot = Slot {
+        segment: SegmentNumber::new(0),
+        group: Group::new(0).born(),
+        start: FRAMES_START,
+        end: FRAMES_START,
+        committed: RaftIndex::new(0),
+    };
+    Ok(create_segment(disk, directory, log, &slot)?)
+}
+
 /// Makes everything but the first entries. The segment file comes last: without it there is no log.
 pub(crate) fn create(
     environment: &Environment,
@@ -69,17 +132,7 @@ pub(crate) fn create(
     options: &CreateOptions,
 ) -> Result<(Box<dyn DiskLock>, Newborn), LogError> {
     let disk = environment.disk.as_ref();
-    if !is_vacant(disk, directory)? {
-        return Err(occupied(disk, directory)?);
-    }
-    keep_room(disk, directory)?;
-    make_directories(disk, directory)?;
-    let lock = take_lock(disk, directory)?;
-    // Whoever had the lock before may have made a log.
-    if !is_vacant(disk, directory)? {
-        return Err(LogError::Exists(directory.path().to_owned()));
-    }
-
+    let lock = begin(disk, directory, Keys::Made)?;
     let cosigner_name = format!("{}/site/{}/{}", options.origin.as_str(), options.site, options.node);
     let cosigner_name = KeyName::new(&cosigner_name).map_err(|error| unusable("origin", error))?;
     let key = |name: &KeyName, kind, path: std::path::PathBuf| -> Result<SigningKey, LogError> {
@@ -106,18 +159,9 @@ pub(crate) fn create(
     };
     genesis.check().map_err(|error| unusable("genesis", error))?;
     refresh_description(disk, directory, &genesis)?;
-    SigningStateFile::create(disk, &directory.signing_state())?;
     let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };
     let state = HardState { vote, node: options.node, incarnation: 0, clean: None, peers: Vec::new() };
-    HardStateFile::create(disk, &directory.hard_state(), state)?;
-    let slot = Slot {
-        segment: SegmentNumber::new(0),
-        group: Group::new(0).born(),
-        start: FRAMES_START,
-        end: FRAMES_START,
-        committed: RaftIndex::new(0),
-    };
-    create_segment(disk, directory, &Inventory::of_new_log(options.frame_align, options.block_height), &slot)?;
+    finish(disk, directory, state, &Inventory::of_new_log(options.frame_align, options.block_height))?;
     let node = Node {
         id: options.node,
         site: options.site.clone(),
@@ -129,7 +173,7 @@ pub(crate) fn create(
 }
 
 /// Whether nothing lies there but what [`make_directories`] and the lock leave.
-fn is_vacant(disk: &dyn Disk, directory: &LogDirectory) -> Result<bool, DiskError> {
+fn is_vacant(disk: &dyn Disk, directory: &LogDirectory, keys: Keys) -> Result<bool, DiskError> {
     let list = |path: &Path| match disk.list(path) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         listed => listed,
@@ -139,12 +183,8 @@ fn is_vacant(disk: &dyn Disk, directory: &LogDirectory) -> Result<bool, DiskErro
     if names.iter().any(|name| !ours.contains(&directory.path().join(name))) {
         return Ok(false);
     }
-    for inner in [directory.segments(), directory.keys()] {
-        if !list(&inner)?.is_empty() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let no_keys = keys == Keys::Given || list(&directory.keys())?.is_empty();
+    Ok(no_keys && list(&directory.segments())?.is_empty())
 }
 
 /// Why no log can be made in a directory that is not vacant.

@@ -41,6 +41,7 @@
 //! | [`writer`] | the writer: group commit, rolling, truncation |
 //! | [`prepare`] | space for the next segment file, zeroed ahead |
 //! | [`store`] | the segment store as a Raft log store |
+//! | [`entries`] | entries by raft index, from the files |
 //! | [`sink`] | sinks for programs that embed the log |
 
 pub mod batch;
@@ -50,6 +51,7 @@ pub mod checkpointing;
 pub mod directory;
 pub mod disk;
 mod driver;
+pub mod entries;
 pub mod environment;
 pub mod error;
 pub mod frame;

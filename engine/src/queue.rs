@@ -1,7 +1,7 @@
 //! The bounded queue in front of the writer thread.
 //!
 //! I-QUEUE-1: the weight of what was pushed and not yet released never exceeds the bound, unless a
-//! single item does.
+//! single item does, or whoever pushes keeps the bound itself ([`WorkQueue::reserve_beyond`]).
 //! I-QUEUE-2: items come out in the order they went in; after a close nothing goes in.
 //!
 //! `tests/loom_queue.rs` takes this file in and runs it through the orders in which threads can meet here.
@@ -73,6 +73,12 @@ impl<T> WorkQueue<T> {
             return Err(Refused::Full);
         }
         self.take_room(state, weight)
+    }
+
+    /// Sets weight aside for a later [`WorkQueue::push`], past the bound if need be: for a caller that must not
+    /// wait and that lets in no more once the bound is reached.
+    pub(crate) fn reserve_beyond(&self, weight: usize) -> Result<(), Refused> {
+        self.take_room(lock(&self.state), weight)
     }
 
     fn fits(&self, state: &State<T>, weight: usize) -> bool {

@@ -44,6 +44,13 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
+impl Entry {
+    /// Bytes of its body and payload.
+    pub fn byte_len(&self) -> usize {
+        self.body.len() + self.payload.len()
+    }
+}
+
 /// Why an entry was not appended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -134,8 +141,29 @@ struct Recent {
     tail: Tail,
     /// The tail at the start of each unsealed segment, and the places of its frames.
     segments: BTreeMap<SegmentNumber, (Tail, Vec<Offset>)>,
-    /// Entries that are not yet durable.
-    unflushed: BTreeMap<RaftIndex, Entry>,
+    /// The newest entries: those that are not yet durable, and as many before them as fit `keep_bytes`.
+    entries: BTreeMap<RaftIndex, Entry>,
+    /// Bytes of `entries`.
+    entry_bytes: usize,
+    /// Bytes of entries that are kept though they are durable.
+    keep_bytes: usize,
+}
+
+impl Recent {
+    fn keep(&mut self, index: RaftIndex, entry: Entry, durable: RaftIndex) {
+        self.entry_bytes += entry.byte_len();
+        self.entries.insert(index, entry);
+        while self.entry_bytes > self.keep_bytes
+            && let Some(oldest) = self.entries.first_entry().filter(|oldest| *oldest.key() < durable)
+        {
+            self.entry_bytes -= oldest.remove().byte_len();
+        }
+    }
+
+    fn drop_from(&mut self, index: RaftIndex) {
+        let dropped = self.entries.split_off(&index);
+        self.entry_bytes -= dropped.values().map(Entry::byte_len).sum::<usize>();
+    }
 }
 
 /// The store. Dropping it without [`SegmentStore::close`] leaves no clean mark, as a kill would.
@@ -204,7 +232,13 @@ impl SegmentStore {
             confirmed: true,
         };
         let writer = Driver::start(writer, environment.workers, directory.path())?;
-        let recent = Mutex::new(Recent { tail: recovered.tail, segments, unflushed: BTreeMap::new() });
+        let recent = Mutex::new(Recent {
+            tail: recovered.tail,
+            segments,
+            entries: BTreeMap::new(),
+            entry_bytes: 0,
+            keep_bytes: 0,
+        });
         let alignment = recovered.tail.alignment;
         let writer = Some(writer);
         let store = Self { disk, directory: directory.clone(), alignment, shared, recent, writer, preparer };
@@ -239,6 +273,17 @@ impl SegmentStore {
         self.append_reserved(entry, weight, on_durable)
     }
 
+    /// As [`SegmentStore::append`], but neither waits nor refuses because of what is unflushed: whoever calls it
+    /// looks at [`SegmentStore::unflushed_bytes`] before it lets in more.
+    ///
+    /// # Errors
+    /// [`AppendError`], never [`AppendError::Busy`]; nothing was appended.
+    pub fn append_beyond(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Placed, AppendError> {
+        let weight = weight(&entry, self.alignment);
+        self.shared.queue.reserve_beyond(weight).map_err(|refused| self.refusal(refused))?;
+        self.append_reserved(entry, weight, on_durable)
+    }
+
     fn append_reserved(
         &self,
         entry: Entry,
@@ -260,9 +305,7 @@ impl SegmentStore {
         let start = recent.tail;
         recent.segments.entry(placed.segment).or_insert_with(|| (start, Vec::new())).1.push(placed.offset);
         recent.tail.advance(&placed);
-        let durable = self.durable();
-        recent.unflushed = recent.unflushed.split_off(&durable);
-        recent.unflushed.insert(placed.header.index, entry);
+        recent.keep(placed.header.index, entry, self.durable());
         Ok(placed)
     }
 
@@ -324,7 +367,7 @@ impl SegmentStore {
         self.write_queued();
         let tail = told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))?;
         recent.tail = tail;
-        recent.unflushed.split_off(&from);
+        recent.drop_from(from);
         recent.segments.retain(|_, (start, offsets)| {
             let keep = from.get().saturating_sub(start.next_index.get());
             offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
@@ -353,13 +396,18 @@ impl SegmentStore {
         StoreProgress(Arc::clone(&self.shared))
     }
 
+    /// An entry that is still in memory: every one that is not yet durable is.
+    pub fn recent_entry(&self, index: RaftIndex) -> Option<Entry> {
+        lock(&self.recent).entries.get(&index).cloned()
+    }
+
     /// Reads an entry of an unsealed segment; `None` where it lies in a sealed one or was not appended.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Disk`].
     pub fn read_entry(&self, index: RaftIndex) -> Result<Option<Entry>, LogError> {
         let recent = lock(&self.recent);
-        if let Some(entry) = recent.unflushed.get(&index) {
+        if let Some(entry) = recent.entries.get(&index) {
             return Ok(Some(entry.clone()));
         }
         let found = recent.segments.iter().rev().find_map(|(segment, (start, offsets))| {
@@ -415,6 +463,12 @@ impl SegmentStore {
         let tail = self.tail();
         let progress = lock(&self.shared.progress);
         if progress.open == tail.segment { progress.open_len.saturating_sub(tail.offset.get()) } else { 0 }
+    }
+
+    /// Sets how many bytes of the newest entries stay in memory once they are durable: for those that are sent on.
+    /// None, unless this is called.
+    pub fn keep_recent(&self, bytes: usize) {
+        lock(&self.recent).keep_bytes = bytes;
     }
 
     /// Forgets the places of a segment that has been sealed.

@@ -1,0 +1,15 @@
+//! Consensus over Stele's segment store: openraft decides the order, the segment store is the Raft log.
+//!
+//! There is no second log and no copy of the data in a state machine: an entry that openraft appends is a frame of
+//! a segment file, with the bytes that crossed the wire.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`entry`] | what openraft replicates, as the segment store knows it |
+//! | [`raft_log`] | the segment store as openraft's log storage |
+//!
+//! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
+//! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
+
+pub mod entry;
+pub mod raft_log;

@@ -1,0 +1,233 @@
+//! The segment store as openraft's log storage.
+//!
+//! Votes, appends and truncations go through the store's one queue, so they reach the disk in the order in which
+//! openraft gave them. An entry can be read as soon as [`RaftLogStorage::append`] returns; openraft is told that
+//! it is durable by the store's writer, after the flush. `purge` is refused: entries are the audit log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::vote::RaftVote;
+use openraft::{OptionalSend, RaftLogReader};
+use stele_engine::directory::LogDirectory;
+use stele_engine::disk::Disk;
+use stele_engine::entries::EntryReader;
+use stele_engine::hard_state;
+use stele_engine::number::{Alignment, NodeId, RaftIndex, Term};
+use stele_engine::store::SegmentStore;
+use tokio::sync::oneshot;
+
+use crate::entry::{Entry, LogId, TypeConfig, Vote, log_id};
+
+/// Bytes of durable entries that stay in memory, to be sent to followers that are a little behind.
+pub const RECENT_BYTES: usize = 32 << 20;
+/// About how many bytes of entries are read at a time for a follower that is far behind.
+pub const READ_BYTES: usize = 2 << 20;
+
+/// openraft's log storage, and its readers: they share the store.
+#[derive(Clone)]
+pub struct RaftLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<SegmentStore>,
+    /// The last vote that was made durable, `None` before a node's first.
+    vote: Mutex<Option<Vote>>,
+    committed: Mutex<Option<LogId>>,
+    /// For entries that lie in sealed segments only.
+    files: Mutex<EntryReader>,
+}
+
+impl RaftLog {
+    /// `vote` is what hard state holds, `committed` one past the last entry that recovery knows to be committed.
+    pub fn new(
+        store: Arc<SegmentStore>,
+        disk: &Arc<dyn Disk>,
+        directory: &LogDirectory,
+        alignment: Alignment,
+        vote: hard_state::Vote,
+    ) -> Self {
+        store.keep_recent(RECENT_BYTES);
+        let files = Mutex::new(EntryReader::new(disk, directory, alignment));
+        // A node that never voted holds term 0.
+        let vote = (vote.term > Term::new(0)).then(|| {
+            Vote::from_leader_id(
+                openraft::impls::leader_id_std::LeaderId { term: vote.term.get(), voted_for: vote.node.get() },
+                vote.committed,
+            )
+        });
+        let shared = Shared { store, vote: Mutex::new(vote), committed: Mutex::new(None), files };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Says up to where the log is known to be committed, as recovery found it.
+    ///
+    /// # Errors
+    /// Where the entry cannot be read.
+    pub async fn recovered(&self, committed: RaftIndex) -> io::Result<()> {
+        let last = committed.min(self.shared.store.tail().next_index);
+        let Some(index) = last.get().checked_sub(1) else { return Ok(()) };
+        let entries = self.read(index, index + 1, 1).await?;
+        *lock(&self.shared.committed) = entries.first().map(|entry| log_id(Term::new(entry.leader.term), entry.index));
+        Ok(())
+    }
+
+    /// The entries of `start..end` that the log holds, from the first on: all, or as many as fit `max_bytes` and at
+    /// least one.
+    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let end = end.min(self.shared.store.tail().next_index.get());
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for index in (start..end).map(RaftIndex::new) {
+            let Some(stored) = self.shared.store.recent_entry(index) else { break };
+            bytes += stored.byte_len();
+            entries.push(Entry::from_stored(index, stored));
+            if bytes >= max_bytes {
+                return Ok(entries);
+            }
+        }
+        let next = start + entries.len() as u64;
+        if next < end {
+            let shared = Arc::clone(&self.shared);
+            let left = max_bytes - bytes;
+            let more = tokio::task::spawn_blocking(move || shared.read_files(next, end, left));
+            entries.append(&mut more.await.map_err(io::Error::other)??);
+        }
+        Ok(entries)
+    }
+}
+
+impl Shared {
+    /// Reads what is not in memory, from the files.
+    fn read_files(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let mut index = RaftIndex::new(start);
+        while index.get() < end && (bytes < max_bytes || entries.is_empty()) {
+            let open = self.store.tail().segment;
+            let stored = match self.store.read_entry(index).map_err(io::Error::other)? {
+                Some(stored) => Some(stored),
+                None => {
+                    let found = lock(&self.files).read(index..index.next(), open, 1).map_err(io::Error::other)?;
+                    found.into_iter().next()
+                }
+            };
+            let Some(stored) = stored else {
+                return Err(io::Error::other(format!("entry {index} is not in the log, and entries behind it are")));
+            };
+            bytes += stored.byte_len();
+            entries.push(Entry::from_stored(index, stored));
+            index = index.next();
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for RaftLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(*lock(&self.shared.vote))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for RaftLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let tail = self.shared.store.tail();
+        let last = tail.next_index.get().checked_sub(1).map(|index| log_id(tail.last_term, RaftIndex::new(index)));
+        Ok(LogState { last_purged_log_id: None, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let stored = hard_state::Vote {
+            term: Term::new(vote.leader_id.term),
+            node: NodeId::new(vote.leader_id.voted_for),
+            committed: vote.committed,
+        };
+        let (tell, told) = oneshot::channel();
+        // Nobody is told where openraft gave up waiting, which it does only when it stops.
+        self.shared.store.save_vote(stored, Box::new(move |result| drop(tell.send(result))));
+        told.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        *lock(&self.shared.vote) = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // It rides in the next flush group's slot; nothing waits for it.
+        if let Some(committed) = committed {
+            self.shared.store.progress().set_committed(RaftIndex::new(committed.index).next());
+        }
+        *lock(&self.shared.committed) = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(*lock(&self.shared.committed))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        for entry in entries {
+            let (index, next) = (entry.index, self.shared.store.tail().next_index);
+            if index != next {
+                return Err(io::Error::other(format!(
+                    "entry {index} does not follow the log, which ends before {next}"
+                )));
+            }
+            self.shared.store.append_beyond(entry.into_stored(), None).map_err(io::Error::other)?;
+        }
+        let told = move |result: Result<(), stele_engine::error::Poisoned>| {
+            callback.io_completed(result.map_err(io::Error::other));
+        };
+        self.shared.store.notify(Box::new(told));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let from = RaftIndex::new(last.map_or(0, |last| last.index + 1));
+        let store = Arc::clone(&self.shared.store);
+        let truncated = tokio::task::spawn_blocking(move || store.truncate(from));
+        truncated.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        Err(io::Error::other(format!("entries up to {log_id} were to be purged; they are the audit log and stay")))
+    }
+}
+
+/// Locks a mutex whose holders never leave it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
