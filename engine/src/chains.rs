@@ -63,6 +63,7 @@ pub struct Head {
     pub self_hash: SelfHash,
 }
 
+#[derive(Clone)]
 struct Chain {
     head: Head,
     /// Where the head is.
@@ -81,7 +82,8 @@ struct Unhashed<'r> {
     canonical: &'r [u8],
 }
 
-/// All chains of a log.
+/// All chains of a log. A clone goes on by itself.
+#[derive(Clone)]
 pub struct Chains {
     /// Shared by those that stand at different places of one log, until one of them meets a new chain.
     numbers: Arc<HashMap<Box<str>, usize>>,

@@ -33,6 +33,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`interop`] | exports of a chain for other programs, and their import |
 //! | [`local`] | a log on one machine |
+//! | [`replica`] | a copy of a log whose order consensus decides |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`index`] | finding records by stream, writer, time and hash; derived |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
@@ -70,6 +71,7 @@ pub mod reader;
 pub mod recovery;
 pub mod repair;
 mod replay;
+pub mod replica;
 pub mod reserved;
 pub mod ring;
 pub mod scan;

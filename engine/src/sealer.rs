@@ -141,6 +141,31 @@ impl Sealer {
     }
 }
 
+impl Sealer {
+    /// As [`Sealer::wait_next`], but `None` also where the next one is not sealed yet.
+    ///
+    /// # Errors
+    /// As [`Sealer::wait_next`].
+    pub(crate) fn try_next(&mut self) -> Result<Option<SegmentSealed>, LogError> {
+        let answer = match &mut self.seat {
+            _ if self.waiting == 0 => return Ok(None),
+            Seat::Thread { done, .. } => match done.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => return Ok(None),
+                answer => answer.ok(),
+            },
+            Seat::Inline { done, .. } => match done.pop_front() {
+                None => return Ok(None),
+                answer => answer,
+            },
+        };
+        self.waiting -= 1;
+        match answer {
+            Some(result) => result.map(Some),
+            None => Err(LogError::Poisoned(Poisoned("sealing has stopped".into()))),
+        }
+    }
+}
+
 fn spawn(mut sealing: Sealing) -> Result<Seat, DiskError> {
     let path = sealing.directory.path().to_owned();
     let (jobs, todo) = mpsc::channel::<Job>();
