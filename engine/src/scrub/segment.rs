@@ -19,7 +19,7 @@ use crate::reader::MAX_TILES_BYTES;
 use crate::reserved::{SEGMENT_SEALED_KIND, SEGMENTS_STREAM, SegmentSealed, WRITER};
 use crate::seal::describe_as;
 use crate::segment::{FRAMES_START, LeafRange, PayloadPart, PayloadPlace, RING_START, SegmentFile};
-use crate::tiles::{Tiles, TilesBuilder};
+use crate::tiles::{Tiles, TilesBuilder, TilesFault};
 
 /// Whether a segment is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,6 +155,8 @@ impl SegmentWork {
                 self.sidecar = Some(tiles);
                 return Ok(Told { is_missing: false, damage: None });
             }
+            // As in a verification, one of an older format counts as missing.
+            Err(TilesFault::OlderVersion(_)) => return Ok(Told { is_missing: true, damage: None }),
             Ok(_) => "it is that of other records".to_owned(),
             Err(fault) => fault.to_string(),
         };
