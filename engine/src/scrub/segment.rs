@@ -21,6 +21,8 @@ use crate::seal::describe_as;
 use crate::segment::{FRAMES_START, LeafRange, PayloadPart, PayloadPlace, RING_START, SegmentFile};
 use crate::tiles::{Tiles, TilesBuilder, TilesFault};
 
+use super::follow::Follow;
+
 /// Whether a segment is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
@@ -171,6 +173,7 @@ impl SegmentWork {
         directory: &LogDirectory,
         placed: &Placed,
         body: &[u8],
+        follow: &mut Follow,
     ) -> Result<FrameFound, LogError> {
         let header = &placed.header;
         let mut found = FrameFound::default();
@@ -192,7 +195,7 @@ impl SegmentWork {
             None => Some(Vec::new()),
         };
         if header.kind == EntryKind::Batch && header.leaf_count > 0 {
-            self.records(placed, body, payload.as_deref(), &mut found)?;
+            self.records(placed, body, payload.as_deref(), follow, &mut found)?;
         }
         self.file_bytes = placed.offset.get() + header.frame_len(self.tail.alignment);
         self.tail.advance(placed);
@@ -204,6 +207,7 @@ impl SegmentWork {
         placed: &Placed,
         body: &[u8],
         payload: Option<&[u8]>,
+        follow: &mut Follow,
         found: &mut FrameFound,
     ) -> Result<(), LogError> {
         let file = relative(SegmentFile::Frames(placed.segment));
@@ -224,17 +228,23 @@ impl SegmentWork {
                     Some(tiles) => tree.append_observed(hash, &mut |node, hash| tiles.observe(node, hash)),
                     None => tree.append(hash),
                 }
+                found.damage.extend(follow.compare(tree));
             }
             let record = match Record::parse(stored.bytes) {
                 Ok(record) => record,
                 Err(error) => {
                     found.damage.push(damaged(Some(leaf), error.to_string()));
                     self.whole = None;
+                    follow.skip();
                     continue;
                 }
             };
+            let self_hash = record.self_hash();
             if let Some(whole) = &mut self.whole {
-                whole.digests.push(*record.self_hash().as_bytes());
+                whole.digests.push(*self_hash.as_bytes());
+            }
+            if let Some(what) = follow.record(leaf, &record, self_hash) {
+                found.damage.push(damaged(Some(leaf), what));
             }
             let Some(payload) = payload else { continue };
             let (at, len) = (stored.slot.0 as usize, stored.slot.1 as usize);
