@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it skipped")]
 
 mod arrows;
+mod bench;
 mod file_descriptors;
 mod file_size;
 mod full_disk;

@@ -388,7 +388,7 @@ impl Seeds {
     }
 
     fn derived_files(&mut self) {
-        // Leaf 255 completes node 0 of tile level 1; the first frame has no leaf.
+        // Leaf 255 completes node 15 of level 4 and node 0 of level 8; the first frame has no leaf.
         let hash = |byte: u8| Hash::new([byte; 32]);
         let node = |level, index| Node::new(level, index).expect("a node");
         let mut builder = TilesBuilder::new(SegmentNumber::new(2), LeafIndex::new(254), RaftIndex::new(7));
@@ -396,6 +396,7 @@ impl Seeds {
         builder.frame(Offset::new(0x5000), LeafIndex::new(254));
         builder.observe(node(0, 254), hash(1));
         builder.observe(node(0, 255), hash(2));
+        builder.observe(node(4, 15), hash(8));
         builder.observe(node(8, 0), hash(9));
         builder.frame(Offset::new(0x6000), LeafIndex::new(256));
         builder.observe(node(0, 256), hash(3));
