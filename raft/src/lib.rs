@@ -6,10 +6,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
+//! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
 pub mod entry;
+pub mod peer;
 pub mod raft_log;
