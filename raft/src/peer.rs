@@ -30,18 +30,13 @@ use std::time::Duration;
 
 use stele_engine::number::NodeId;
 
-pub mod client {
-    #![allow(missing_docs)]
-    pub const PIPELINE: usize = 8;
-}
+pub mod client;
 mod connection;
 mod hello;
 pub mod message;
 pub mod metrics;
 pub mod segments;
-pub mod server {
-    #![allow(missing_docs)]
-}
+pub mod server;
 pub mod transport;
 mod wire;
 

@@ -189,8 +189,7 @@ fn server_name(node: NodeId) -> ServerName<'static> {
 
 /// Whether a certificate names a node.
 fn names(certificate: &CertificateDer<'_>, node: NodeId) -> bool {
-    ParsedCertificate::try_from(certificate)
-        .is_ok_and(|parsed| verify_server_name(&parsed, &server_name(node)).is_ok())
+    ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &server_name(node)).is_ok())
 }
 
 /// Whether and how bytes between peers are protected.
