@@ -9,6 +9,7 @@
 //! | [`intake`] | what clients send, bounded |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
+//! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
@@ -19,4 +20,5 @@ pub mod intake;
 mod leading;
 pub mod machine;
 pub mod node;
+pub mod peer;
 pub mod raft_log;
