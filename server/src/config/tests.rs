@@ -141,7 +141,7 @@ fn flags_over_environment_over_file_over_defaults() {
         flags: vec![(flag("seal.after"), "4h".into())],
     };
     let loaded = Config::load(&sources).unwrap();
-    let hours = |hours| Duration::from_secs(hours * 3600);
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
     assert_eq!(loaded.config.seal.after, hours(4));
     assert_eq!(loaded.config.data_dir, PathBuf::from("/e"));
     assert_eq!(loaded.config.limits.streams, 3);
