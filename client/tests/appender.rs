@@ -1,5 +1,7 @@
 //! Every record that is acknowledged is in the log once, in the order of its chain, whatever servers do.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -7,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stele_api::v1::RefusalCode;
+use stele_client::dial::{Dial as _, NetworkDial};
 use stele_client::error::{Fate, Violation};
 use stele_client::record::ChainName;
 use stele_client::{
-    Ack, AppendError, Appender, AppenderOptions, ChainWriter, Client, ClientConfig, Draft, DraftRetry, Event, Pending,
-    Receipt,
+    Ack, Address, AppendError, Appender, AppenderOptions, ChainWriter, Client, ClientConfig, Draft, DraftRetry, Event,
+    Pending, Receipt,
 };
 use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, Object, Subject};
@@ -290,13 +293,42 @@ async fn dropping_the_appender_still_answers_what_was_pushed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_receipt_without_a_proof_is_a_receipt() {
-    for policy in [policy(), strict_policy()] {
+async fn a_proof_that_comes_with_a_receipt_is_verified_and_one_below_the_policy_is_pending() {
+    for (policy, met) in [(policy(), true), (strict_policy(), false)] {
         let cluster = Cluster::default();
         cluster.node(1);
         let ack = Ack::Proven(Arc::new(policy));
         let appender = appender(cluster.config(&[1]), AppenderOptions { ack, ..AppenderOptions::default() });
-        let answers = append(&appender, 1, 2).await;
-        assert!(answers[0].iter().all(|answer| answer.as_ref().is_ok_and(|receipt| receipt.proof.is_none())));
+        let answers = append(&appender, 2, 3).await;
+        assert!(answers.iter().flatten().all(|answer| answer.as_ref().unwrap().proof.is_some() == met));
+        let receipt = appender.push_draft(draft("K"), None).await.unwrap().await.unwrap();
+        assert_eq!(receipt.proof.is_some(), met);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proof_that_does_not_hold_is_an_error() {
+    let cluster = Cluster::default();
+    cluster.node(1).lock().unwrap().faults.insert(1, Fault::WrongProof);
+    let ack = Ack::Proven(Arc::new(policy()));
+    let appender = appender(cluster.config(&[1]), AppenderOptions { ack, ..AppenderOptions::default() });
+    let answers = append(&appender, 1, 2).await;
+    assert!(answers[0][0].is_ok());
+    let Err(AppendError::Violation(violation)) = &answers[0][1] else { panic!("{answers:?}") };
+    assert!(matches!(**violation, Violation::Proof { .. }), "{violation}");
+}
+
+#[tokio::test]
+async fn the_network_dial_reaches_a_server_over_tcp_and_refuses_tls_without_keys() {
+    let cluster = Cluster::default();
+    let (address, node) = cluster.node_on_tcp().await;
+    let connect = Duration::from_secs(5);
+    let mut config = cluster.config(&[1]);
+    (config.endpoints, config.dial) = (vec![address.clone()], Arc::new(NetworkDial::new(connect)));
+    node.lock().unwrap().faults.insert(7, Fault::CutAfter);
+    let appender = appender(config, AppenderOptions::default());
+    let answers = append(&appender, 3, 10).await;
+    assert_all_acknowledged(&cluster, &answers, "over TCP");
+    let encrypted = Address::new(&address.as_str().replace("http:", "https:")).unwrap();
+    assert!(NetworkDial::new(connect).dial(&encrypted).await.is_err());
 }

@@ -1,5 +1,7 @@
 //! Nothing that was not checked is handed out.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::sync::Arc;

@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     WrongRequest,
     NoContent,
     OldIndex,
+    /// With `ACK_PROVEN`: a proof that leads to another root.
+    WrongProof,
     Refuse(RefusalCode),
 }
 
@@ -106,6 +108,17 @@ impl Cluster {
         tokio::spawn(Server::builder().add_service(LogServer::new(server)).serve_with_incoming(connections));
         self.nodes.lock().unwrap().insert(address(number), Listener { node: Arc::clone(&node), incoming });
         node
+    }
+
+    /// A node that listens on a port of this machine.
+    pub(crate) async fn node_on_tcp(&self) -> (Address, Arc<Mutex<Node>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let node = Arc::new(Mutex::new(Node::default()));
+        let server = FakeServer { table: Arc::clone(&self.table), node: Arc::clone(&node) };
+        let connections = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().add_service(LogServer::new(server)).serve_with_incoming(connections));
+        (address, node)
     }
 
     pub(crate) fn config(&self, endpoints: &[u16]) -> ClientConfig {
@@ -248,6 +261,14 @@ impl Table {
         path
     }
 
+    fn proof(&self, index: u64, fault: Option<Fault>) -> String {
+        let mut path = Self::path(&self.leaf_hashes(), usize::try_from(index).unwrap());
+        if matches!(fault, Some(Fault::WrongHash | Fault::WrongProof)) {
+            path[0] = leaf_hash(b"");
+        }
+        ProofFile::new(None, LeafIndex::new(index), path, self.note()).unwrap().to_string()
+    }
+
     fn leaf_hashes(&self) -> Vec<Hash> {
         self.leaves.iter().map(|(canonical, _)| leaf_hash(canonical)).collect()
     }
@@ -332,7 +353,12 @@ impl FakeServer {
                     answers: Vec::new(),
                 };
                 match self.one(submission) {
-                    Ok((answer, fault)) => {
+                    Ok((mut answer, fault)) => {
+                        if request.ack() == v1::Ack::Proven
+                            && let Answer::Receipt(receipt) = &mut answer
+                        {
+                            receipt.proof = self.table.lock().unwrap().proof(receipt.index, fault);
+                        }
                         let answer = (fault != Some(Fault::NoContent)).then_some(answer);
                         response.answers.push(v1::RecordAnswer { answer });
                         match fault {
@@ -422,12 +448,8 @@ impl Log for FakeServer {
         let fault = self.node.lock().unwrap().faults.remove(&(PROVE + request.index));
         let index = usize::try_from(request.index).unwrap();
         let Some((record, _)) = table.leaves.get(index) else { return Err(Status::not_found("beyond the end")) };
-        let mut path = Table::path(&table.leaf_hashes(), index);
-        if fault == Some(Fault::WrongHash) {
-            path[0] = leaf_hash(b"");
-        }
-        let proof = ProofFile::new(None, LeafIndex::new(request.index), path, table.note()).unwrap();
-        Ok(Response::new(v1::ProveResponse { proof: proof.to_string(), record: record.clone() }))
+        let proof = table.proof(request.index, fault);
+        Ok(Response::new(v1::ProveResponse { proof, record: record.clone() }))
     }
 
     async fn consistency(
