@@ -13,9 +13,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.include_source_info(true).open_file(FILE)?;
     let target = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     File::create(target.join("stele_v1.bin"))?.write_all(&compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .bytes(".")
-        .compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
