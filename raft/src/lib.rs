@@ -10,6 +10,7 @@
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
 //! | [`raft_log`] | the segment store as openraft's log storage |
+//! | [`standing`] | what nodes remember of each other |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
@@ -20,3 +21,4 @@ mod leading;
 pub mod machine;
 pub mod node;
 pub mod raft_log;
+pub mod standing;
