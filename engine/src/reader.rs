@@ -157,12 +157,7 @@ impl LogReader {
         Ok(reader)
     }
 
-    fn new(
-        disk: Arc<dyn Disk>,
-        directory: LogDirectory,
-        inventory: Inventory,
-        tail: Tail,
-    ) -> Result<Self, LogError> {
+    fn new(disk: Arc<dyn Disk>, directory: LogDirectory, inventory: Inventory, tail: Tail) -> Result<Self, LogError> {
         let genesis = read_genesis(disk.as_ref(), &directory)?;
         Ok(Self {
             disk,

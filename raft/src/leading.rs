@@ -20,12 +20,13 @@ use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
 use stele_engine::intake::Submission;
 use stele_engine::local::{Receipt, SealSettings};
-use stele_engine::number::Term;
+use stele_engine::number::{RaftIndex, Term};
 use stele_engine::reserved::{self, Genesis};
 use stele_engine::sequencer::{Proposed, Sequenced, Sequencer};
 use stele_engine::store::MAX_UNFLUSHED_BYTES;
 use stele_proof::TreeSize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::entry::{Outcome, Proposal, TypeConfig};
 use crate::intake::{Answers, Message, Refused};
@@ -35,6 +36,8 @@ use crate::machine::{Machine, SharedReplica};
 const MAX_IN_FLIGHT: usize = 8;
 /// Bytes from which on a batch does not wait for the one before it.
 const PIPELINE_BYTES: usize = 256 << 10;
+/// A leader whose disk has not finished a flush for so long hands over.
+const HUNG: Duration = Duration::from_secs(2);
 /// How often a leader looks for work that nobody sent: sealing, seal records.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -76,6 +79,8 @@ struct Reign {
     pending: VecDeque<Pending>,
     /// Leaves that are applied.
     applied: TreeSize,
+    /// How far this node's own disk was, and since when.
+    flushed: (RaftIndex, Instant),
 }
 
 type Flight = std::pin::Pin<Box<dyn Future<Output = (Option<Written>, Flown)> + Send>>;
@@ -94,7 +99,13 @@ impl Leading {
             let Some(sequencer) = self.wait_for_lead().await else { return };
             tracing::info!(term = sequencer.term().get(), leaves = sequencer.leaves().get(), "leading");
             let applied = sequencer.leaves();
-            let mut reign = Reign { sequencer, in_flight: FuturesOrdered::new(), pending: VecDeque::new(), applied };
+            let mut reign = Reign {
+                sequencer,
+                in_flight: FuturesOrdered::new(),
+                pending: VecDeque::new(),
+                applied,
+                flushed: (RaftIndex::new(0), Instant::now()),
+            };
             let ended = self.lead(&mut reign).await;
             // Only what is applied for sure was answered as such; the rest is retriable.
             reign.give_up();
@@ -185,6 +196,7 @@ impl Leading {
                 }
                 _ = tick.tick() => {
                     self.take_sealed().await;
+                    self.hand_over_if_hung(reign).await;
                     if !self.housekeeping(reign) {
                         return Ended::Broken;
                     }
@@ -213,6 +225,37 @@ impl Leading {
     async fn wait_for_room(&self) {
         let store = std::sync::Arc::clone(self.replica.lock().store());
         crate::raft_log::wait_for_room(&store, MAX_UNFLUSHED_BYTES as u64).await;
+    }
+
+    /// Hands over to the follower that has most, where this node's own disk has made no progress for [`HUNG`]: commits
+    /// would go on without it, and its memory would not.
+    async fn hand_over_if_hung(&self, reign: &mut Reign) {
+        let (durable, waits) = {
+            let replica = self.replica.lock();
+            (replica.store().durable(), replica.store().unflushed_bytes() > 0)
+        };
+        let now = Instant::now();
+        if durable > reign.flushed.0 || !waits {
+            reign.flushed = (durable, now);
+        }
+        if now.duration_since(reign.flushed.1) < HUNG {
+            return;
+        }
+        reign.flushed.1 = now;
+        let to = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+            let own = *self.raft.node_id();
+            let matched =
+                metrics.replication.iter().flatten().filter(|(node, _)| **node != own && voters.contains(node));
+            matched.max_by_key(|(_, matched)| matched.map(|log_id| log_id.index)).map(|(node, _)| *node)
+        };
+        let Some(to) = to else { return };
+        tracing::warn!(to, "the disk of this leader has finished no flush for a while: handing over");
+        if let Err(error) = self.raft.trigger().transfer_leader(to).await {
+            tracing::warn!(%error, "handing over failed");
+        }
     }
 
     /// Takes what sealing has finished; where this copy differs from the log, or could not be sealed, the node stops.

@@ -12,6 +12,7 @@
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //! | [`sites`] | which memberships survive the loss of a site |
+//! | [`standing`] | what nodes remember of each other |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
@@ -24,3 +25,4 @@ pub mod node;
 pub mod peer;
 pub mod raft_log;
 pub mod sites;
+pub mod standing;

@@ -15,7 +15,7 @@ use stele_engine::membership::Membership;
 use stele_engine::number::{RaftIndex, Term};
 use stele_engine::replica::Replica;
 use stele_engine::reserved::Genesis;
-use stele_engine::store::{AppendError, Entry};
+use stele_engine::store::{AppendError, Entry, SegmentStore};
 use tokio::task::JoinHandle;
 
 use crate::entry::TypeConfig;
@@ -52,6 +52,15 @@ pub struct Birth {
     pub genesis: Genesis,
 }
 
+/// What an empty log begins with. A log that holds entries goes on with those, whatever is said here.
+#[derive(Clone, Debug)]
+pub enum Begin {
+    /// With the others of a new cluster, each by itself.
+    Cluster(Birth),
+    /// With what a cluster sends that has taken this node in as a learner.
+    Join,
+}
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,9 +68,9 @@ pub enum StartError {
     /// Its copy of the log.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log is empty, and nothing says what it is born with.
-    #[error("the log is empty, and nothing says what nodes it begins with; give an initial cluster, or join one")]
-    NoBirth,
+    /// The log was born with other nodes.
+    #[error("the log in this directory began with another initial cluster or token; give it its own directory")]
+    OtherCluster,
     /// The first entry could not be appended.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -93,7 +102,7 @@ impl Node {
         environment: &Environment,
         path: &Path,
         settings: NodeSettings,
-        birth: Option<Birth>,
+        begin: &Begin,
         network: N,
     ) -> Result<Self, StartError>
     where
@@ -104,12 +113,8 @@ impl Node {
         let id = opened.hard_state.node.get();
         let store = Arc::clone(opened.replica.store());
         store.set_seal_bytes(settings.seal.bytes);
-        if store.tail().next_index == RaftIndex::new(0) {
-            let Birth { membership, .. } = birth.as_ref().ok_or(StartError::NoBirth)?;
-            let body = membership.encode().into();
-            let entry = Entry { term: Term::new(0), kind: EntryKind::Membership, body, payload: bytes::Bytes::new() };
-            store.append(entry, None)?;
-            store.flush().map_err(LogError::from)?;
+        if let Begin::Cluster(birth) = begin {
+            begin_with(&store, birth)?;
         }
         let directory = opened.replica.directory().clone();
         let alignment = opened.replica.tail().alignment;
@@ -128,7 +133,10 @@ impl Node {
             messages,
             clock: Arc::clone(&environment.clock),
             settings: settings.seal,
-            genesis: birth.map(|birth| birth.genesis),
+            genesis: match begin {
+                Begin::Cluster(birth) => Some(birth.genesis.clone()),
+                Begin::Join => None,
+            },
         };
         let leading = tokio::spawn(leading.run());
         Ok(Self { raft, replica, intake, leading })
@@ -174,6 +182,21 @@ impl Node {
             None => Ok(()),
         }
     }
+}
+
+/// Appends the first entry where there is none; else it must be the same.
+fn begin_with(store: &SegmentStore, birth: &Birth) -> Result<(), StartError> {
+    if store.tail().next_index > RaftIndex::new(0) {
+        // One that is sealed cannot be read here, and was compared when its peers were met.
+        let first = store.read_entry(RaftIndex::new(0))?;
+        let same =
+            first.is_none_or(|first| first.kind != EntryKind::Membership || first.body == birth.membership.encode());
+        return if same { Ok(()) } else { Err(StartError::OtherCluster) };
+    }
+    let body = birth.membership.encode().into();
+    let entry = Entry { term: Term::new(0), kind: EntryKind::Membership, body, payload: bytes::Bytes::new() };
+    store.append(entry, None)?;
+    Ok(store.flush().map_err(LogError::from)?)
 }
 
 fn config(settings: &NodeSettings) -> Result<Config, openraft::ConfigError> {

@@ -19,7 +19,7 @@ use stele_proof::UnixMillis;
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_proof::record::{Actor, Object, RecordBuilder, SelfHash, Subject};
 use stele_raft::intake::{Answers, Refused, Submitted};
-use stele_raft::node::{Birth, Node, NodeSettings};
+use stele_raft::node::{Begin, Birth, Node, NodeSettings};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -86,7 +86,7 @@ impl Cluster {
         self.nodes.keys().copied().collect()
     }
 
-    fn node(&self, id: u64) -> &Node {
+    pub(crate) fn node(&self, id: u64) -> &Node {
         self.nodes[&id].as_ref().unwrap()
     }
 
@@ -96,7 +96,7 @@ impl Cluster {
             ..NodeSettings::default()
         };
         let (path, birth, ends) = (self.path(id), self.birth.clone(), self.wires.of(id));
-        let node = Node::start(&Environment::system(), &path, settings, Some(birth), ends).await.unwrap();
+        let node = Node::start(&Environment::system(), &path, settings, &Begin::Cluster(birth), ends).await.unwrap();
         self.wires.join(id, node.raft().clone());
         self.nodes.insert(id, Some(node));
     }
@@ -242,7 +242,7 @@ impl Writer {
         self.told.len() as u64
     }
 
-    fn next_records(&mut self, count: u64) -> Vec<Submitted> {
+    pub(crate) fn next_records(&mut self, count: u64) -> Vec<Submitted> {
         for _ in 0..count {
             let builder = RecordBuilder {
                 ts_ms: UnixMillis::new(1),

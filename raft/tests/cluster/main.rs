@@ -83,3 +83,41 @@ async fn after_all_nodes_died_at_once_every_acknowledged_record_is_there() {
     cluster.stop_all().await;
     cluster.compare(&[writer]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "temporary"]
+async fn throughput() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader(PATIENCE).await;
+    Writer::new("warm").write(&cluster, 10, PATIENCE).await;
+    let per = 400;
+    let start = std::time::Instant::now();
+    let mut tasks = Vec::new();
+    for w in 0..256 {
+        let mut writer = Writer::new(&format!("t{w}"));
+        let records = writer.next_records(per);
+        let intake = cluster.node(leader).intake().clone();
+        tasks.push(tokio::spawn(async move {
+            for record in records {
+                let answers = intake.append(vec![record]).await;
+                assert!(answers[0].is_ok(), "{answers:?}");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let took = start.elapsed();
+    println!("{} records/s", (256.0 * per as f64) / took.as_secs_f64());
+    let one = std::time::Instant::now();
+    let mut writer = Writer::new("one");
+    let mut lat = Vec::new();
+    for record in writer.next_records(500) {
+        let t = std::time::Instant::now();
+        cluster.node(leader).intake().append(vec![record]).await[0].as_ref().unwrap();
+        lat.push(t.elapsed());
+    }
+    lat.sort();
+    println!("one at a time {}/s p50 {:?} p99 {:?}", 500.0 / one.elapsed().as_secs_f64(), lat[250], lat[495]);
+    cluster.stop_all().await;
+}
