@@ -11,18 +11,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use openraft::RaftNetworkFactory;
 use openraft::base::{BoxFuture, BoxStream};
+use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::network::{NetStreamAppend, NetVote, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftVote;
-use openraft::{RaftNetworkFactory, entry::RaftPayload};
 use peer_fixture::{Authority, CLUSTER, LONG, batch, local, no_segments, peer};
 use stele_engine::number::{NodeId, RaftIndex, Term};
 use stele_raft::entry::{CommittedLeader, Entry, LogId, Payload, Peer, TypeConfig, Vote, log_id};
 use stele_raft::peer::client::{PIPELINE, PeerClient, PeerFactory};
+use stele_raft::peer::message::MAX_ENTRIES;
 use stele_raft::peer::metrics::{PeerMetrics, Refused};
 use stele_raft::peer::server::{Admission, PeerServer, RaftHandle, Served, Stopped, Unbounded};
 use stele_raft::peer::transport::{BoxSocket, Dial, Listen, PeerTls, Tcp, TlsError, Transport};
@@ -39,6 +41,8 @@ struct Script {
     answers: Arc<Semaphore>,
     /// The append at this index conflicts.
     conflict: Option<u64>,
+    /// So many entries too many are acknowledged.
+    beyond: u64,
     received: Arc<Mutex<Vec<u64>>>,
     running: Arc<AtomicUsize>,
 }
@@ -46,7 +50,7 @@ struct Script {
 impl Default for Script {
     fn default() -> Self {
         let answers = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { answers, conflict: None, received: Arc::default(), running: Arc::default() }
+        Self { answers, conflict: None, beyond: 0, received: Arc::default(), running: Arc::default() }
     }
 }
 
@@ -70,7 +74,7 @@ impl RaftHandle for Script {
                     Some(before) if Some(before.index + 1) == script.conflict => {
                         Err(StreamAppendError::Conflict(before))
                     }
-                    _ => Ok(last(&append)),
+                    _ => Ok(last(&append).map(|id| LogId::new(id.leader_id, id.index + script.beyond))),
                 })
             }
         }))
@@ -450,6 +454,30 @@ async fn a_stream_goes_on_after_a_conflict_on_the_connection_it_had() {
     // What is on its way behind a conflict is given up with the connection.
     assert_eq!(stream(&mut client, appends(8, 5)).await, [Ok(8), Err("Conflict(3.8)".to_owned())]);
     assert_eq!(stream(&mut client, appends(10, 1)).await, [Ok(10)]);
+    serving.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_of_more_than_was_sent_is_none() {
+    let (dial, listener) = pipe();
+    let serving = Serving::plain(listener, Script { beyond: 1, ..Script::default() });
+    let mut client = factory(local(1), Transport::Plain, dial).new_client(2, &peer("here")).await;
+    let answered = stream(&mut client, appends(5, 3)).await;
+    assert!(matches!(&answered[..], [Err(error)] if error.contains("acknowledges")), "{answered:?}");
+    serving.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_append_that_is_too_long_the_beginning_is_sent_and_nothing_behind_it() {
+    let (dial, listener) = pipe();
+    let serving = Serving::plain(listener, Script::default());
+    let mut client = factory(local(1), Transport::Plain, dial).new_client(2, &peer("here")).await;
+    let mut long = appends(5, 2);
+    let blank = |index| Entry::new(LogId::new(CommittedLeader::new(3), index), Payload::blank());
+    long[0].entries = (5..6 + MAX_ENTRIES as u64).map(blank).collect();
+    assert_eq!(stream(&mut client, long).await, [Ok(4 + MAX_ENTRIES as u64)]);
+    assert_eq!(stream(&mut client, appends(5, 1)).await, [Ok(5)]);
+    assert_eq!(serving.metrics.connections(), 1);
     serving.stop().await;
 }
 
