@@ -313,7 +313,7 @@ async fn say(pipe: &Pipe, bytes: &[u8]) -> Vec<u8> {
     // It may be closed before it has heard all.
     let said = socket.write_all(bytes).await;
     let mut heard = Vec::new();
-    socket.read_to_end(&mut heard).await.unwrap();
+    with_timeout(socket.read_to_end(&mut heard)).await.unwrap();
     drop(said);
     heard
 }
