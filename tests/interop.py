@@ -519,6 +519,61 @@ def found_in(directory, name, data, vkey):
     return None
 
 
+def split(manifest, first, second):
+    """Two segments in place of one."""
+    one = manifest["segments"][0]
+    manifest["segments"] = [
+        {**one, "range": list(first), "count": first[1] - first[0] + 1},
+        {**one, "file": "wal-000001.seg", "range": list(second), "count": second[1] - second[0] + 1},
+    ]
+    manifest["checkpoints"] = []
+
+
+def set_in(part, **fields):
+    """A change of fields of the first segment or checkpoint."""
+    return lambda manifest: manifest[part][0].update(fields)
+
+
+MANIFEST_CHANGES = [
+    ("another version", lambda m: m.update(version=2)),
+    ("a version that is no integer", lambda m: m.update(version=True)),
+    ("another stream", lambda m: m.update(stream="egress")),
+    ("another writer", lambda m: m.update(writer_id="w")),
+    ("an empty stream", lambda m: m.update(stream="")),
+    ("a long writer", lambda m: m.update(writer_id="w" * 129)),
+    ("a control character", lambda m: m.update(stream="in\ngress")),
+    ("an unknown field", lambda m: m.update(comment="x")),
+    ("a missing field", lambda m: m.pop("created_ts_ms")),
+    ("a negative time", lambda m: m.update(created_ts_ms=-1)),
+    ("a time with a point", lambda m: m.update(created_ts_ms=1.0)),
+    ("no segments", lambda m: m.update(segments=[], checkpoints=[])),
+    ("no checkpoint for a segment", lambda m: m.update(checkpoints=[])),
+    ("a checkpoint twice", lambda m: m.update(checkpoints=m["checkpoints"] * 2)),
+    ("a file twice", lambda m: m.update(segments=m["segments"] * 2)),
+    ("a gap", lambda m: split(m, (100, 149), (151, 199))),
+    ("an overlap", lambda m: split(m, (100, 150), (150, 199))),
+    ("a missing file", lambda m: split(m, (100, 149), (150, 199))),
+    ("a short name", set_in("segments", file="wal-0.seg")),
+    ("a name with a further zero", set_in("segments", file="wal-0000000.seg")),
+    ("a name elsewhere", set_in("segments", file="../interop/wal-000000.seg")),
+    ("an offset", set_in("segments", offset=8)),
+    ("another count", set_in("segments", count=99)),
+    ("fewer records", lambda m: (set_in("segments", range=[100, 198], count=99)(m), m.update(checkpoints=[]))),
+    ("an earlier start", lambda m: (set_in("segments", range=[99, 198])(m), m.update(checkpoints=[]))),
+    ("seq 0", set_in("segments", range=[0, 99])),
+    ("a range backwards", set_in("segments", range=[199, 100])),
+    ("another root", lambda m: (set_in("segments", root="b3:" + "0" * 64)(m), m.update(checkpoints=[]))),
+    ("a root in upper case", lambda m: set_in("segments", root="b3:" + m["segments"][0]["root"][3:].upper())(m)),
+    ("a checkpoint's other root", set_in("checkpoints", root="b3:" + "0" * 64)),
+    ("a checkpoint's other range", set_in("checkpoints", range=[100, 198])),
+    ("another key", set_in("checkpoints", signer_key_id="export+00000000")),
+    ("another algorithm", set_in("checkpoints", alg="ed448")),
+    ("another signature", set_in("checkpoints", sig=base64.b64encode(bytes(64)).decode())),
+    ("a short signature", set_in("checkpoints", sig=base64.b64encode(bytes(63)).decode())),
+    ("no base64", set_in("checkpoints", sig="?")),
+]
+
+
 def self_test():
     for length, plain, keyed in BLAKE3_VECTORS:
         data = bytes(i % 251 for i in range(length))
@@ -543,6 +598,15 @@ def self_test():
             assert found_in(directory, name, flipped, vkey), f"{name}: a flipped bit in byte {at} is not found"
         for changed in (good[:-2], good + b"\0", b""):
             assert found_in(directory, name, changed, vkey), f"{name}: {len(changed)} bytes are accepted"
+    # Every rule of the page for the manifest, one broken at a time.
+    with open(os.path.join(directory, "manifest.json"), "rb") as file:
+        text = file.read().decode()
+    for what, change in MANIFEST_CHANGES:
+        changed = json.loads(text)
+        change(changed)
+        assert found_in(directory, "manifest.json", json.dumps(changed).encode(), vkey), f"manifest: {what} is accepted"
+    twice = text.replace('"version"', '"version": 1, "version"', 1)
+    assert found_in(directory, "manifest.json", twice.encode(), vkey), "manifest: a duplicate field is accepted"
     # INTEROP 5.4: one byte of one record flipped, and its hash made right: the root shows it.
     with open(os.path.join(directory, "wal-000000.seg"), "rb") as file:
         data = bytearray(file.read())

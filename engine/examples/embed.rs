@@ -98,7 +98,7 @@ fn run(dir: PathBuf, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     }
     let manifest = exporter.finish(environment.clock.now())?.ok_or("nothing was exported")?;
     for checkpoint in &manifest.checkpoints {
-        writeln!(out, "exported {} to {}: {}", checkpoint.range.first, checkpoint.range.last, checkpoint.root)?;
+        writeln!(out, "exported {} to {}: {}", checkpoint.range.first(), checkpoint.range.last(), checkpoint.root)?;
     }
     Ok(())
 }

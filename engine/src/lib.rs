@@ -33,6 +33,7 @@
 //! | [`intake`] | what is asked of a record |
 //! | [`interop`] | exports of a chain for other programs, and their import |
 //! | [`local`] | a log on one machine |
+//! | [`sequencer`] | a leader's intake: chains, batches, ahead of what is committed |
 //! | [`replica`] | a copy of a log whose order consensus decides |
 //! | [`reader`] | records and proofs without the lock |
 //! | [`index`] | finding records by stream, writer, time and hash; derived |
@@ -79,6 +80,7 @@ pub mod scrub;
 pub mod seal;
 mod sealer;
 pub mod segment;
+pub mod sequencer;
 pub mod signing_state;
 pub mod sink;
 pub mod state;

@@ -4,6 +4,7 @@
 //! not look at chains across records (a visitor may) nor at seal records.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stele_proof::LeafIndex;
 use stele_proof::digest_tree::{self, Digest};
@@ -97,8 +98,8 @@ pub fn read_back(
     Ok(reading(start, tail, leaves.finish(), records.finish(), None))
 }
 
-/// As [`read_back`], on two threads: a second one walks the same frames, hashes leaves and tree and, of a
-/// segment that is read to its last frame, the whole file.
+/// As [`read_back`], on two threads: a second one walks the same frames and hashes leaves and tree. Of a
+/// segment that is read to its last frame, the one that is done first hashes the whole file, too.
 ///
 /// # Errors
 /// As [`read_back`].
@@ -110,6 +111,14 @@ pub fn read_back_on_two(
     depth: Depth,
     visit: &mut VisitRecord<'_>,
 ) -> Result<SegmentReading, LogError> {
+    let is_digest_taken = AtomicBool::new(end.is_some());
+    let digest = || -> Result<Option<Digest>, LogError> {
+        if is_digest_taken.swap(true, Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let path = directory.segment_file(SegmentFile::Frames(start.tail.segment));
+        Ok(Some(digest_of(disk.open(&path, Access::Read)?.as_ref())?))
+    };
     let tree_side = || {
         let mut leaves = LeafReader::new(start);
         let mut tail = start.tail;
@@ -117,14 +126,7 @@ pub fn read_back_on_two(
             leaves.frame(placed, batch_of(placed, body)?.as_ref());
             Ok(())
         })?;
-        let digest = match end {
-            Some(_) => None,
-            None => {
-                let path = directory.segment_file(SegmentFile::Frames(start.tail.segment));
-                Some(digest_of(disk.open(&path, Access::Read)?.as_ref())?)
-            }
-        };
-        Ok::<_, LogError>((leaves.finish(), digest))
+        Ok::<_, LogError>((leaves.finish(), digest()?))
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(tree_side);
@@ -133,12 +135,12 @@ pub fn read_back_on_two(
         let walked = walk_segment(disk, directory, &mut tail, end, &mut |_, placed, body| {
             records.frame(placed, body, batch_of(placed, body)?.as_ref())
         });
-        let found = records.finish();
+        let found = walked.and_then(|()| Ok((records.finish(), digest()?)));
         let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What the records side finds comes first: it is what one thread would find.
-        walked?;
+        let (records, own_digest) = found?;
         let (leaves, digest) = other?;
-        Ok(reading(start, tail, leaves, found, digest))
+        Ok(reading(start, tail, leaves, records, own_digest.or(digest)))
     })
 }
 
@@ -157,7 +159,6 @@ fn reading(
     records: RecordsRead,
     file_digest: Option<Digest>,
 ) -> SegmentReading {
-    let digest_root = digest_tree::root_of(&records.self_hashes);
     SegmentReading {
         segment: start.tail.segment,
         leaves: LeafRange { first: start.tail.leaves.next_leaf(), end: tail.leaves.next_leaf() },
@@ -167,7 +168,7 @@ fn reading(
         file_digest,
         tiles: leaves.tiles,
         tree: leaves.tree,
-        digest_root,
+        digest_root: records.digest_root,
         self_hashes: records.self_hashes,
         payloads: records.payloads,
         membership: records.membership,
@@ -239,6 +240,7 @@ struct RecordReader<'r, 'v> {
 
 struct RecordsRead {
     self_hashes: Vec<[u8; 32]>,
+    digest_root: Option<Digest>,
     payloads: BTreeMap<PayloadPart, u64>,
     membership: Option<Vec<u8>>,
 }
@@ -347,7 +349,12 @@ impl<'r, 'v> RecordReader<'r, 'v> {
     }
 
     fn finish(self) -> RecordsRead {
-        RecordsRead { self_hashes: self.self_hashes, payloads: self.payloads, membership: self.membership }
+        RecordsRead {
+            digest_root: digest_tree::root_of(&self.self_hashes),
+            self_hashes: self.self_hashes,
+            payloads: self.payloads,
+            membership: self.membership,
+        }
     }
 
     /// The payload slots of a frame; the padding behind them must be zero.

@@ -33,15 +33,18 @@ use crate::recovery::table::Outcome;
 use crate::reserved::Genesis;
 use crate::ring::{Slot, read_ring};
 use crate::segment::{FRAMES_START, PAYLOADS_START, PayloadPart, PayloadPlace, SegmentFile};
-use crate::tiles::{TILE_HEIGHT, Tiles, completing_leaf, node_hash_from};
+use crate::tiles::{Tiles, completing_leaf, node_hash_from};
 use crate::walk::walk;
 
 mod follow;
 
 /// Largest tile sidecar that is read: a block of 2^20 leaves, each in a frame of its own.
 pub(crate) const MAX_TILES_BYTES: usize = 128 << 20;
-/// Sidecars that are kept in memory: about 2 MiB each, those of 16 million records.
+/// Sidecars that are kept in memory: about 2.2 MiB each, those of 16 million records.
 const KEPT_SIDECARS: usize = 256;
+/// The level of the tree from which on nodes are kept in memory: one for every 256 records, and as many again
+/// above.
+const LOWEST_KEPT_LEVEL: u8 = 8;
 /// Nodes that are kept in memory.
 const KEPT_NODES: usize = 1 << 18;
 
@@ -132,25 +135,41 @@ impl LogReader {
         Ok(reader)
     }
 
+    /// Opens a log beside a writer in the same process that says itself how far it may be read: up to `end`, whose
+    /// frames are durable and will not be truncated ([`crate::replica::Replica::visible`]).
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn open_at(environment: &Environment, path: &Path, end: &Tail) -> Result<Self, LogError> {
+        let disk = Arc::clone(&environment.disk);
+        let directory = LogDirectory::new(path);
+        let inventory = Inventory::take(disk.as_ref(), &directory)?;
+        Self::new(disk, directory, inventory, *end)
+    }
+
     fn open_up_to(environment: &Environment, path: &Path, upto: Upto) -> Result<Self, LogError> {
         let disk = Arc::clone(&environment.disk);
         let directory = LogDirectory::new(path);
         let (inventory, slots) = look(disk.as_ref(), &directory)?;
-        let genesis = read_genesis(disk.as_ref(), &directory)?;
         let start = Tail::start(inventory.alignment, inventory.height);
-        let mut reader = Self {
+        let mut reader = Self::new(disk, directory, inventory, start)?;
+        reader.find_end(upto, slots)?;
+        Ok(reader)
+    }
+
+    fn new(disk: Arc<dyn Disk>, directory: LogDirectory, inventory: Inventory, tail: Tail) -> Result<Self, LogError> {
+        let genesis = read_genesis(disk.as_ref(), &directory)?;
+        Ok(Self {
             disk,
             directory,
             inventory,
             genesis,
-            end: VisibleEnd { tail: start, note: None, damage: None },
+            end: VisibleEnd { tail, note: None, damage: None },
             durable: None,
             rebuilt: RefCell::default(),
             sidecars: RefCell::default(),
             nodes: RefCell::default(),
-        };
-        reader.find_end(upto, slots)?;
-        Ok(reader)
+        })
     }
 
     /// What genesis says.
@@ -268,7 +287,9 @@ impl LogReader {
             return Ok(None);
         }
         let path = self.directory.segment_file(SegmentFile::Tiles(segment));
-        let Some(bytes) = read_small(self.disk.as_ref(), &path, MAX_TILES_BYTES)? else { return Ok(None) };
+        let Some(mut bytes) = read_small(self.disk.as_ref(), &path, MAX_TILES_BYTES)? else { return Ok(None) };
+        // It was read into room for the largest one.
+        bytes.shrink_to_fit();
         let Ok(tiles) = Tiles::decode(bytes, segment) else { return Ok(None) };
         let tiles = Rc::new(tiles);
         let mut kept = self.sidecars.borrow_mut();
@@ -316,20 +337,19 @@ impl LogReader {
         Ok(tiles)
     }
 
-    /// The hash of a node. Those above the lowest tiles that take most hashing, and that most proofs need, are
-    /// kept: a complete node never changes.
+    /// The hash of a node. High ones, which most proofs need, are kept: a complete node never changes.
     fn node_hash(
         &self,
         node: Node,
-        tile_hash: &mut dyn FnMut(u8, u64) -> Result<tree::Hash, LogError>,
+        stored_hash: &mut dyn FnMut(Node) -> Result<tree::Hash, LogError>,
     ) -> Result<tree::Hash, LogError> {
-        if node.level() <= TILE_HEIGHT || node.level().is_multiple_of(TILE_HEIGHT) {
-            return node_hash_from(node, tile_hash);
+        if node.level() < LOWEST_KEPT_LEVEL {
+            return node_hash_from(node, stored_hash);
         }
         if let Some(hash) = self.nodes.borrow().get(&node) {
             return Ok(*hash);
         }
-        let hash = node_hash_from(node, tile_hash)?;
+        let hash = node_hash_from(node, stored_hash)?;
         let mut kept = self.nodes.borrow_mut();
         if kept.len() >= KEPT_NODES {
             kept.clear();
@@ -541,17 +561,16 @@ impl NodeReader for NodesUpTo<'_> {
     fn read_nodes(&self, nodes: &[Node]) -> Result<Vec<tree::Hash>, LogError> {
         // Neighbours lie in one segment, which need not be searched for again.
         let mut last: Option<Rc<Tiles>> = None;
-        let mut tile_hash = |level: u8, index: u64| {
-            let beyond =
-                || LogError::damaged("segments", 0, None, format!("no segment holds tile hash {level}/{index}"));
-            let leaf = completing_leaf(level, index).ok_or_else(beyond)?;
+        let mut stored_hash = |node: Node| {
+            let beyond = || LogError::damaged("segments", 0, None, format!("no segment holds {node}"));
+            let leaf = completing_leaf(node);
             let tiles = match last.take().filter(|tiles| tiles.leaves().contains(leaf)) {
                 Some(tiles) => tiles,
                 None => self.reader.segment_up_to(leaf, self.last)?,
             };
-            last.insert(tiles).tile_hash(level, index).ok_or_else(beyond)
+            last.insert(tiles).stored_hash(node).ok_or_else(beyond)
         };
-        let node_hash = |node: &Node| self.reader.node_hash(*node, &mut tile_hash);
+        let node_hash = |node: &Node| self.reader.node_hash(*node, &mut stored_hash);
         nodes.iter().map(node_hash).collect()
     }
 }

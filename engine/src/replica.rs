@@ -199,9 +199,9 @@ impl Replica {
         self.aging_since
     }
 
-    /// Whether the open segment holds records.
-    pub fn open_segment_has_records(&self) -> bool {
-        self.start.tree.size() < self.tree.size()
+    /// Leaves before the open segment.
+    pub fn segment_start(&self) -> TreeSize {
+        self.start.tree.size()
     }
 
     /// Applies the next committed entry.
@@ -320,10 +320,9 @@ impl Replica {
         Ok(())
     }
 
-    /// The body of the next seal record, where that segment is sealed here and the log has no record of it yet.
-    pub fn due_seal_record(&mut self) -> Option<&SegmentSealed> {
-        let recorded = self.chains.head(reserved::SEGMENTS_STREAM, reserved::WRITER).map_or(0, |head| head.seq);
-        self.found.get(&SegmentNumber::new(recorded))
+    /// What the seal record of a segment has to say, where it is sealed here and the log has no record of it yet.
+    pub fn found(&self, segment: SegmentNumber) -> Option<&SegmentSealed> {
+        self.found.get(&segment)
     }
 
     /// What is applied and durable here.

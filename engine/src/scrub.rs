@@ -3,7 +3,8 @@
 //! | what | compared with |
 //! |---|---|
 //! | frames | their checksums and links |
-//! | records | the canonical form, the leaves in the tile sidecar |
+//! | records | the canonical form, the leaves in the tile sidecar, the record before them in their chain |
+//! | `checkpoint`, `signing-state` | the root of so many records |
 //! | payloads | the commitments in the records; padding with zeros |
 //! | a sealed file | its seal record: length, digest, leaves, nodes, digest tree; its flush ring with zeros |
 //! | tile sidecars, state files of sealed segments | what the frames give, the digest in the seal record |
@@ -11,9 +12,15 @@
 //!
 //! It reads past the page cache where the file system can: what is compared is what lies on the disk. It takes
 //! no lock and writes nothing, and works beside a writer, of whose files it reads what the flush ring proves
-//! durable. Not covered, and covered by [`crate::verify`]: chains across records, `hard-state`,
-//! `signing-state`, checkpoints, keys. Of a record in an unsealed segment that was edited with all checksums
-//! set right, it finds nothing, as there is nothing yet to compare it with.
+//! durable. Not covered, and covered by [`crate::verify`]: `hard-state`, signatures, keys, the policy.
+//!
+//! All that it compares lies in the log's own directory. So it cannot find what somebody changed who set right
+//! everything that depends on it: of an unsealed segment the checksums, if no signed head covers it; of a sealed one all
+//! chains, sidecars, seal records and files behind it, and with this node's keys the signed heads, too. Whoever holds an
+//! older checkpoint from elsewhere finds that ([`crate::verify`] takes one).
+//!
+//! A scrub that begins behind the log's first segment, or goes on behind damage, takes the first record of each chain
+//! there at its word.
 //!
 //! Behind a damaged body the next frame is read; behind a damaged frame header, or an unreadable place, the
 //! next segment, where its sidecar tells where that begins.
@@ -22,32 +29,34 @@
 //! the caller should wait before the next. [`Scrubber::position`] is where a scrub that is interrupted goes on.
 
 mod direct;
+mod follow;
 mod pace;
 mod segment;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use stele_proof::LeafIndex;
 use stele_proof::tree::CompactRange;
+use stele_proof::{LeafIndex, TreeSize};
 
 use crate::directory::{LogDirectory, relative};
 use crate::disk::{Access, Disk, read_up_to};
 use crate::environment::Environment;
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, Tail};
-use crate::number::SegmentNumber;
+use crate::number::{Offset, SegmentNumber};
 use crate::reader::{LogReader, tail_behind};
 use crate::recovery::decide;
 use crate::reserved::SegmentSealed;
 use crate::scan::{FrameScanner, Seen};
 use crate::seal::digest_of;
-use crate::segment::SegmentFile;
+use crate::segment::{FRAMES_START, SegmentFile};
 use crate::verify::flush::Flushed;
 use crate::verify::seals::Seals;
 use crate::verify::survey::Survey;
 
 use direct::PastTheCache;
+use follow::{Follow, Whole};
 use segment::{SegmentWork, Standing};
 
 pub use pace::Pace;
@@ -139,8 +148,15 @@ pub struct Scrubber {
     work: Option<SegmentWork>,
     phase: Phase,
     seals: Seals,
+    follow: Follow,
     totals: ScrubTotals,
+    /// Records before this scrub's first one.
+    before: TreeSize,
+    /// Bytes read that were told of.
+    told_bytes: u64,
     missing_sidecars: u64,
+    /// Whether it ended before the end of the log.
+    stopped: bool,
     /// Findings in the segment at hand.
     found: u64,
     step: Step,
@@ -174,28 +190,48 @@ impl Scrubber {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let mut survey = Survey::take(&disk, &directory, &mut findings, &mut notes)?;
         let mut flushed = Flushed::read(&disk, &directory, &survey)?;
-        // A writer may seal and roll between the look at the names and the look into the files.
+        // A writer may seal and roll between the look at the names and the look into the files; again only where it did.
         while flushed.writer && flushed.newest.is_none() {
+            let last = survey.inventory.last;
             (findings, notes) = (Vec::new(), Vec::new());
             survey = Survey::take(&disk, &directory, &mut findings, &mut notes)?;
             flushed = Flushed::read(&disk, &directory, &survey)?;
+            if survey.inventory.last == last {
+                break;
+            }
         }
         if flushed.writer {
             findings.clear();
         }
         flushed.check(&mut findings, &mut notes);
+        if flushed.writer && flushed.newest.is_none() {
+            let segment = relative(SegmentFile::Frames(survey.inventory.sealed));
+            notes.push(format!("no flush ring from {segment} on has a readable slot: nothing there is known durable"));
+        }
+        let mut follow = Follow::new();
+        follow.read_heads(&disk, &directory, &mut findings)?;
         let mut tail = Tail::start(survey.inventory.alignment, survey.inventory.height);
         let mut tree = CompactRange::new();
+        // What is read to find the place counts, too: the caller waits for it.
+        let environment = Environment { disk: Arc::new(disk.clone()), ..environment.clone() };
         if let Some(from) = from.filter(|from| from.segment <= survey.inventory.sealed && from.segment.get() > 0) {
-            match LogReader::open(environment, path).and_then(|reader| reader.segment_start(from.segment)) {
-                Ok(start) => (tail, tree) = (start.tail, start.tree),
+            match LogReader::open(&environment, path).and_then(|reader| reader.segment_start(from.segment)) {
+                Ok(start) => {
+                    (tail, tree) = (start.tail, start.tree);
+                    follow.skip();
+                }
                 // Then it begins at the start, and finds that.
                 Err(LogError::Damaged(_)) => {}
                 Err(error) => return Err(error),
             }
         }
+        findings.extend(follow.compare(&tree));
         let findings = findings.into_iter().map(ScrubFinding::of).collect();
-        let totals = ScrubTotals { of_bytes: survey.total, ..ScrubTotals::default() };
+        let mut totals = ScrubTotals { of_bytes: survey.total, ..ScrubTotals::default() };
+        for segment in (0..tail.segment.get()).map(SegmentNumber::new) {
+            totals.of_bytes = totals.of_bytes.saturating_sub(survey.bytes_of(&disk, &directory, segment)?);
+        }
+        let before = tree.size();
         Ok(Self {
             disk,
             directory,
@@ -207,8 +243,12 @@ impl Scrubber {
             work: None,
             phase: Phase::Frames,
             seals: Seals::default(),
+            follow,
             totals,
+            before,
+            told_bytes: 0,
             missing_sidecars: 0,
+            stopped: false,
             found: 0,
             step: Step { bytes: 0, findings, notes, outcome: Outcome::GoesOn },
         })
@@ -226,18 +266,20 @@ impl Scrubber {
         ScrubTotals { bytes: self.totals.bytes + here, ..self.totals }
     }
 
-    /// Reads on until about so many bytes have been read: the frame at hand, with its payloads, is finished.
+    /// Reads on until about so many bytes have been read: the frame at hand, with its payloads, is finished. What was
+    /// read to begin counts as the first step's.
     ///
     /// # Errors
     /// [`LogError::Disk`], [`LogError::Version`]. Damage is no error: it is in the answer.
     pub fn step(&mut self, bytes: u64) -> Result<Step, LogError> {
-        let before = self.disk.bytes_read();
+        let before = self.told_bytes;
         while self.phase != Phase::Done && self.disk.bytes_read() - before < bytes.max(1) {
             self.go_on(before + bytes.max(1))?;
         }
         let outcome = if self.phase == Phase::Done { Outcome::Done } else { Outcome::GoesOn };
         let next = Step { bytes: 0, findings: Vec::new(), notes: Vec::new(), outcome };
-        let read = self.disk.bytes_read() - before;
+        self.told_bytes = self.disk.bytes_read();
+        let read = self.told_bytes - before;
         Ok(Step { bytes: read, outcome, ..std::mem::replace(&mut self.step, next) })
     }
 
@@ -315,19 +357,19 @@ impl Scrubber {
         let name = SegmentFile::Frames(self.tail.segment);
         let file = self.disk.open(&self.directory.segment_file(name), Access::Read)?;
         let mut scanner = FrameScanner::new(file.as_ref());
-        let limit = if self.flushed.writer { self.flushed.newest } else { None };
+        let limit = self.limit();
         while self.disk.bytes_read() < budget_end {
             let tail = work.tail;
             if tail.segment != self.tail.segment {
                 return Ok(());
             }
-            if limit.is_some_and(|slot| (tail.segment, tail.offset) >= (slot.segment, slot.start)) {
+            if limit.is_some_and(|limit| (tail.segment, tail.offset) >= limit) {
                 self.phase = Phase::Done;
                 return Ok(());
             }
             let fault = match scanner.at(&tail)? {
                 Seen::Frame(placed, body) => {
-                    let found = work.frame(&self.disk, &self.directory, &placed, body)?;
+                    let found = work.frame(&self.disk, &self.directory, &placed, body, &mut self.follow)?;
                     self.totals.records += u64::from(placed.header.leaf_count);
                     for damage in found.damage {
                         self.tell(damage, work);
@@ -354,7 +396,7 @@ impl Scrubber {
             }
             // A good header still says how long the frame is, and which records it holds.
             match scanner.header_at(tail.segment, tail.offset)? {
-                Some((header, bytes)) if work.skip(&header, &bytes) => {}
+                Some((header, bytes)) if work.skip(&header, &bytes) => self.follow.skip(),
                 _ => {
                     work.given_up = true;
                     return Ok(());
@@ -362,6 +404,12 @@ impl Scrubber {
             }
         }
         Ok(())
+    }
+
+    /// Where what is known to be durable ends, beside a writer.
+    fn limit(&self) -> Option<(SegmentNumber, Offset)> {
+        let unsealed = (self.survey.inventory.sealed, FRAMES_START);
+        self.flushed.writer.then(|| self.flushed.newest.map_or(unsealed, |slot| (slot.segment, slot.start)))
     }
 
     /// Looks for anything but zeros behind the last frame.
@@ -401,6 +449,7 @@ impl Scrubber {
         let what = fault.map_or_else(|| "a frame is missing".to_owned(), |fault| fault.to_string());
         if self.disk.is_locked(&self.directory.lock())? {
             self.note(format!("{name}, byte {}: {what}; the log is being written now, run this again", tail.offset));
+            self.stopped = true;
             self.phase = Phase::Done;
             return Ok(());
         }
@@ -438,6 +487,7 @@ impl Scrubber {
     /// Moves behind a segment that could not be read to its end: by its sidecar.
     fn behind(&mut self, work: &SegmentWork) -> Result<(), LogError> {
         self.seals.damaged(self.tail.segment);
+        self.follow.skip();
         match &work.sidecar {
             Some(tiles) => {
                 let leaves = tiles.leaves().first.get()..tiles.leaves().end.get();
@@ -473,6 +523,7 @@ impl Scrubber {
             let name = relative(SegmentFile::Frames(segment));
             self.note(format!("what follows {name} was not read: where it begins is not known"));
         }
+        self.stopped = true;
         self.phase = Phase::Done;
     }
 
@@ -484,7 +535,10 @@ impl Scrubber {
             self.note(format!("{missing} tile sidecars are missing; they are derived, and reading is slow without"));
         }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
-        let end = self.work.as_ref().map_or(self.tail, |work| work.tail).leaves.next_leaf();
+        let leaves = self.work.as_ref().map_or(self.tail, |work| work.tail).leaves;
+        let end = leaves.next_leaf();
+        let whole = if self.stopped || self.flushed.writer { Whole::InPart } else { Whole::ToTheEnd };
+        self.follow.finish(self.before, leaves, whole, &mut findings, &mut notes);
         std::mem::take(&mut self.seals).finish(end, self.survey.inventory.height, &mut findings, &mut notes);
         self.step.findings.extend(findings.into_iter().map(ScrubFinding::of));
         self.step.notes.extend(notes);

@@ -159,7 +159,7 @@ pub(crate) fn describe_as(reading: &SegmentReading, file_digest: Digest) -> Resu
         let missing = || {
             LogError::damaged(relative(SegmentFile::Tiles(segment)), 0, Some(node.first_leaf()), "a node is missing")
         };
-        let hash = node_hash_from(node, |level, index| tiles.tile_hash(level, index).ok_or_else(missing))?;
+        let hash = node_hash_from(node, |stored| tiles.stored_hash(stored).ok_or_else(missing))?;
         nodes.push((node, hash));
     }
     Ok(SegmentSealed {

@@ -39,15 +39,7 @@ mod ram;
 pub mod wal;
 
 pub use ram::{HeldRecord, RamSettings, RamSink};
-
-/// The name of a chain: records are numbered and linked per stream and writer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ChainName<'a> {
-    /// The stream.
-    pub stream: &'a str,
-    /// Who writes.
-    pub writer_id: &'a str,
-}
+pub use stele_proof::interop::ChainName;
 
 /// How far a chain is. A snapshot: another writer of the chain may be further when it is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -17,7 +17,7 @@ use crate::driver::Driver;
 use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
-use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
+use crate::hard_state::{CleanMark, HardState, HardStateFile, MAX_PEERS, PeerMark, Vote};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
@@ -341,6 +341,17 @@ impl SegmentStore {
     /// Makes a vote durable, in order with the appends.
     pub fn save_vote(&self, vote: Vote, on_durable: OnDurable) {
         if let Err(item) = self.shared.queue.push(Work::Vote(vote, on_durable)) {
+            refuse([item].into(), &self.poisoned());
+        }
+    }
+
+    /// Makes durable what peers have been seen to have, in order with votes and appends.
+    ///
+    /// # Panics
+    /// Where there are more than [`crate::hard_state::MAX_PEERS`].
+    pub fn save_peers(&self, peers: Vec<PeerMark>, on_durable: OnDurable) {
+        assert!(peers.len() <= MAX_PEERS, "{} peers", peers.len());
+        if let Err(item) = self.shared.queue.push(Work::Peers(peers, on_durable)) {
             refuse([item].into(), &self.poisoned());
         }
     }

@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `STELTILE` |
 //! | 8 | 32 | checksum | BLAKE3 of all bytes from 40 on |
-//! | 40 | 2 | format version | 1 |
+//! | 40 | 2 | format version | 2 |
 //! | 42 | 2 | zero | |
 //! | 44 | 4 | frame count `n` | at least 1 |
 //! | 48 | 8 | segment number | |
@@ -17,15 +17,16 @@
 //! | 96 | 4 | last link | the header checksum of the last frame |
 //! | 100 | 4 | zero | |
 //! | 104 | 16 `n` | frame table | per frame: file offset, 8 bytes, and first leaf, 8 bytes |
-//! | .. | 32 each | hashes of tile level 0 | one per leaf, in order |
-//! | .. | 32 each | of tile levels 1, 2, ... | each in order, up to the last level that has any |
+//! | .. | 32 each | hashes of the nodes of level 0 | one per leaf, in order |
+//! | .. | 32 each | of levels 4, 8, 12, ... | each in order, up to the last level that has any |
 //!
-//! Little-endian; replaced as a whole, never changed. A hash of tile level L is that of a node of
-//! level 8 L: a perfect subtree of 256^L leaves (C2SP tlog-tiles). Magic, checksum and version keep
-//! their places in all versions.
+//! Little-endian; replaced as a whole, never changed. Every fourth level of the tree is stored, so that
+//! any other node takes at most 7 hashes of a stored one's row; levels 0, 8, 16, ... are what tiles hold
+//! (C2SP tlog-tiles). Magic, checksum and version keep their places in all versions. The version is the
+//! sidecar's own: a file of an older one counts as missing. Version 1 had only levels 0, 8, 16, ...
 //!
-//! I-TILES-1: the hash of a node of tile level L lies in the sidecar of the segment that completes
-//! it: first leaf < (index + 1) * 256^L <= first leaf + leaf count. So over all segments each is
+//! I-TILES-1: the hash of a node of a stored level L lies in the sidecar of the segment that completes
+//! it: first leaf < (index + 1) * 2^L <= first leaf + leaf count. So over all segments each is
 //! stored once.
 //! I-TILES-2: frame offsets ascend, from the place of a segment's first frame up to the end; first
 //! leaves never descend.
@@ -33,12 +34,11 @@
 use core::ops::Range;
 
 use stele_proof::LeafIndex;
-use stele_proof::tile::TileSlot;
-use stele_proof::tree::{CompactRange, Hash, Node};
+use stele_proof::tree::{self, Hash, Node};
 
 use crate::frame::{self, read_u32, read_u64};
 use crate::number::{Offset, RaftIndex, SegmentNumber, Term};
-use crate::segment::{FORMAT_VERSION, FRAMES_START, LeafRange};
+use crate::segment::{FRAMES_START, LeafRange};
 
 /// Bytes before the frame table.
 pub const HEADER_BYTES: usize = 104;
@@ -47,10 +47,12 @@ pub const FRAME_ROW_BYTES: usize = 16;
 const MAGIC: [u8; 8] = *b"STELTILE";
 /// Where the bytes begin that the checksum covers.
 const CHECKED_FROM: usize = 40;
-/// Levels of the tree that one tile spans.
-pub(crate) const TILE_HEIGHT: u8 = 8;
-/// Tile levels that a tree of 2^64 - 1 leaves has.
-const TILE_LEVELS: u8 = 8;
+/// The version of this format, which is derived and has one of its own.
+pub const TILES_VERSION: u16 = 2;
+/// Every level of the tree that is a multiple of this one is stored.
+pub const STORED_STEP: u8 = 4;
+/// Stored levels that a tree of 2^64 - 1 leaves has.
+const STORED_LEVELS: u8 = 16;
 /// The binary logarithm of the largest block: a segment lies in one.
 const LARGEST_BLOCK_HEIGHT: u32 = 20;
 /// What every frame begins on a multiple of: the smallest frame alignment.
@@ -58,7 +60,7 @@ const SMALLEST_ALIGNMENT: u64 = 8;
 
 const _: () = assert!(HEADER_BYTES == 8 + 32 + 2 + 2 + 4 + 8 + 8 + 8 + 8 + 8 + 8 + 4 + 4);
 const _: () = assert!(CHECKED_FROM == 8 + 32);
-const _: () = assert!(TILE_LEVELS == Node::MAX_LEVEL / TILE_HEIGHT + 1);
+const _: () = assert!(STORED_LEVELS == Node::MAX_LEVEL / STORED_STEP + 1);
 
 /// Why bytes are not the sidecar of a segment. The file is derived: it can be built again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -67,8 +69,11 @@ pub enum TilesFault {
     /// Not what was written.
     #[error("the tile sidecar is damaged")]
     Damaged,
+    /// A good file of a format that is no longer written: it counts as missing.
+    #[error("the tile sidecar has format version {0}, which is older than {TILES_VERSION}")]
+    OlderVersion(u16),
     /// A good file of a format this version does not know.
-    #[error("format version {0} is unknown to this version, which knows {FORMAT_VERSION}; use a newer release")]
+    #[error("format version {0} is unknown to this version, which knows {TILES_VERSION}; use a newer release")]
     UnknownVersion(u16),
     /// A good file of another segment.
     #[error("the tile sidecar is that of segment {0}")]
@@ -122,8 +127,10 @@ impl Tiles {
             return Err(TilesFault::Damaged);
         }
         let version = u16::from_le_bytes([header[40], header[41]]);
-        if version != FORMAT_VERSION {
-            return Err(TilesFault::UnknownVersion(version));
+        match version {
+            TILES_VERSION => {}
+            ..TILES_VERSION => return Err(TilesFault::OlderVersion(version)),
+            _ => return Err(TilesFault::UnknownVersion(version)),
         }
         let geometry = Geometry::decode(header)?;
         if geometry.segment != segment {
@@ -205,18 +212,22 @@ impl Tiles {
 
     /// The hash of a leaf of the segment; `None` for all other leaves.
     pub fn leaf_hash(&self, leaf: LeafIndex) -> Option<Hash> {
-        self.tile_hash(0, leaf.get())
+        self.stored_hash(Node::leaf(leaf)?)
     }
 
-    /// The hash of the node at a *tile* level (the node is of level 8 times that) and a position in it;
-    /// `None` where another segment completes the node (I-TILES-1), or none can.
-    pub fn tile_hash(&self, level: u8, index: u64) -> Option<Hash> {
-        let indexes = completed(self.geometry.leaves, level);
-        if !indexes.contains(&index) {
+    /// The hash of a node of a stored level; `None` where another segment completes the node
+    /// (I-TILES-1), or its level is not stored.
+    pub fn stored_hash(&self, node: Node) -> Option<Hash> {
+        if !node.level().is_multiple_of(STORED_STEP) {
             return None;
         }
-        let before: u64 = (0..level).map(|lower| count(&completed(self.geometry.leaves, lower))).sum();
-        let at = self.geometry.hashes_start() + (before + index - indexes.start) * Hash::LEN as u64;
+        let indexes = completed(self.geometry.leaves, node.level());
+        if !indexes.contains(&node.index()) {
+            return None;
+        }
+        let lower = stored_levels().take_while(|lower| *lower < node.level());
+        let before: u64 = lower.map(|lower| count(&completed(self.geometry.leaves, lower))).sum();
+        let at = self.geometry.hashes_start() + (before + node.index() - indexes.start) * Hash::LEN as u64;
         let hash = self.bytes.get(usize::try_from(at).ok()?..)?.first_chunk()?;
         Some(Hash::new(*hash))
     }
@@ -292,7 +303,7 @@ impl Geometry {
     fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(&MAGIC);
-        header[40..42].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[40..42].copy_from_slice(&TILES_VERSION.to_le_bytes());
         header[44..48].copy_from_slice(&self.frame_count.to_le_bytes());
         header[48..56].copy_from_slice(&self.segment.get().to_le_bytes());
         header[56..64].copy_from_slice(&self.leaves.first.get().to_le_bytes());
@@ -309,15 +320,19 @@ impl Geometry {
     }
 
     fn file_len(&self) -> u64 {
-        let hashes: u64 = (0..TILE_LEVELS).map(|level| count(&completed(self.leaves, level))).sum();
+        let hashes: u64 = stored_levels().map(|level| count(&completed(self.leaves, level))).sum();
         self.hashes_start() + hashes * Hash::LEN as u64
     }
 }
 
-/// The nodes of a tile level that are complete at the end of the leaves and were not before them.
+/// The levels of the tree of which every node is stored.
+fn stored_levels() -> impl Iterator<Item = u8> {
+    (0..STORED_LEVELS).map(|position| position * STORED_STEP)
+}
+
+/// The nodes of a level of the tree that are complete at the end of the leaves and were not before them.
 fn completed(leaves: LeafRange, level: u8) -> Range<u64> {
-    let height = u32::from(level) * u32::from(TILE_HEIGHT);
-    let complete = |leaves: u64| leaves.checked_shr(height).unwrap_or(0);
+    let complete = |leaves: u64| leaves.checked_shr(u32::from(level)).unwrap_or(0);
     complete(leaves.first.get())..complete(leaves.end.get())
 }
 
@@ -348,14 +363,14 @@ pub struct TilesBuilder {
     /// The frame table as it will be written.
     frames: Vec<u8>,
     last_frame: Option<(Offset, LeafIndex)>,
-    /// Per tile level, the hashes one after the other.
-    levels: [Vec<u8>; TILE_LEVELS as usize],
+    /// Per stored level, the hashes one after the other.
+    levels: [Vec<u8>; STORED_LEVELS as usize],
 }
 
 impl TilesBuilder {
     /// Begins with the first leaf and the first raft index of a segment.
     pub const fn new(segment: SegmentNumber, first_leaf: LeafIndex, first_index: RaftIndex) -> Self {
-        let levels = [const { Vec::new() }; TILE_LEVELS as usize];
+        let levels = [const { Vec::new() }; STORED_LEVELS as usize];
         Self { segment, first_leaf, first_index, frames: Vec::new(), last_frame: None, levels }
     }
 
@@ -372,16 +387,16 @@ impl TilesBuilder {
         self.last_frame = Some((offset, first_leaf));
     }
 
-    /// Takes a node that a leaf completes: what [`CompactRange::append_observed`] reports. Keeps it if
-    /// its level is that of a tile.
+    /// Takes a node that a leaf completes: what [`tree::CompactRange::append_observed`] reports. Keeps it if
+    /// its level is stored.
     ///
     /// # Panics
     /// Where a node is missing before it (I-TILES-1).
     pub fn observe(&mut self, node: Node, hash: Hash) {
-        if !node.level().is_multiple_of(TILE_HEIGHT) {
+        if !node.level().is_multiple_of(STORED_STEP) {
             return;
         }
-        let hashes = &mut self.levels[usize::from(node.level() / TILE_HEIGHT)];
+        let hashes = &mut self.levels[usize::from(node.level() / STORED_STEP)];
         let first = self.first_leaf.get() >> node.level();
         assert_eq!(node.index(), first + (hashes.len() / Hash::LEN) as u64, "I-TILES-1: {node}");
         hashes.extend_from_slice(hash.as_bytes());
@@ -396,9 +411,9 @@ impl TilesBuilder {
         let first = self.first_leaf;
         let leaves = LeafRange { first, end: LeafIndex::new(first.get() + self.leaf_count()) };
         assert!(is_in_one_block(leaves), "I-FRAME-3: leaves {first} to {}", leaves.end);
-        for (level, hashes) in (0..).zip(&self.levels) {
+        for (level, hashes) in stored_levels().zip(&self.levels) {
             let expected = count(&completed(leaves, level)) * Hash::LEN as u64;
-            assert_eq!(hashes.len() as u64, expected, "I-TILES-1: bytes of tile level {level}");
+            assert_eq!(hashes.len() as u64, expected, "I-TILES-1: bytes of level {level}");
         }
         let frame_count = u32::try_from(self.frames.len() / FRAME_ROW_BYTES).expect("frames of a segment fit 32 bits");
         let Self { segment, first_index, .. } = self;
@@ -417,45 +432,41 @@ impl TilesBuilder {
     }
 }
 
-/// A row of nodes of one tile level that together are one node of the log tree.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TileRun {
-    /// The tile level: the nodes are of level 8 times this one.
-    pub level: u8,
-    /// Their positions on it: 1, 2, 4, ... or 128.
-    pub indexes: Range<u64>,
+/// The nodes of a stored level that together are one node of the log tree: 1, 2, 4 or 8, in order.
+pub fn stored_row(node: Node) -> impl Iterator<Item = Node> {
+    let height = node.level() % STORED_STEP;
+    let first = node.index() << height;
+    // All of them end where the node does, or before.
+    (first..first + (1 << height)).filter_map(move |index| Node::new(node.level() - height, index))
 }
 
-impl TileRun {
-    /// The row that is the node.
-    pub const fn of(node: Node) -> Self {
-        let height = node.level() % TILE_HEIGHT;
-        let first = node.index() << height;
-        Self { level: TileSlot::of(node).level(), indexes: first..first + (1 << height) }
-    }
+/// The leaf that completes a node, whose segment's sidecar has its hash where its level is stored
+/// (I-TILES-1).
+pub const fn completing_leaf(node: Node) -> LeafIndex {
+    LeafIndex::new(node.end().get() - 1)
 }
 
-/// The leaf that completes a node of a tile level, whose segment's sidecar has its hash (I-TILES-1);
-/// `None` if no tree has the node.
-pub fn completing_leaf(level: u8, index: u64) -> Option<LeafIndex> {
-    let node = Node::new(level.checked_mul(TILE_HEIGHT)?, index)?;
-    Some(LeafIndex::new(node.end().get() - 1))
-}
-
-/// The hash of a node of any level, from the hashes of its [`TileRun`].
+/// The hash of a node of any level, from those of its [`stored_row`].
 ///
-/// `tile_hash` is asked, in order, for each tile level and position of the row: they may lie in the
-/// sidecars of several segments.
+/// `stored_hash` is asked, in order, for each node of the row: they may lie in the sidecars of several
+/// segments.
 ///
 /// # Errors
-/// The first error of `tile_hash`.
-pub fn node_hash_from<E>(node: Node, mut tile_hash: impl FnMut(u8, u64) -> Result<Hash, E>) -> Result<Hash, E> {
-    let run = TileRun::of(node);
-    let mut row = CompactRange::new();
-    for index in run.indexes {
-        row.append(tile_hash(run.level, index)?);
+/// The first error of `stored_hash`.
+pub fn node_hash_from<E>(node: Node, mut stored_hash: impl FnMut(Node) -> Result<Hash, E>) -> Result<Hash, E> {
+    let mut row = [Hash::new([0; Hash::LEN]); 1 << (STORED_STEP - 1)];
+    let mut len = 0;
+    for (slot, stored) in row.iter_mut().zip(stored_row(node)) {
+        *slot = stored_hash(stored)?;
+        len += 1;
     }
-    Ok(row.root())
+    while len > 1 {
+        len /= 2;
+        for at in 0..len {
+            row[at] = tree::node_hash(&row[2 * at], &row[2 * at + 1]);
+        }
+    }
+    Ok(row[0])
 }
 
 #[cfg(test)]

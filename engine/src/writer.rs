@@ -21,7 +21,7 @@ use crate::directory::{Inventory, LogDirectory};
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::error::{LogError, Poisoned};
 use crate::frame::{HEADER_BYTES, Placed, Tail};
-use crate::hard_state::{CleanMark, HardState, HardStateFile, Vote};
+use crate::hard_state::{CleanMark, HardState, HardStateFile, PeerMark, Vote};
 use crate::number::{Group, RaftIndex};
 use crate::prepare::{Due, Wanted, name_prepared};
 use crate::queue::Taken;
@@ -51,6 +51,8 @@ pub(crate) enum Work {
     Truncate { from: RaftIndex, segment_start: Tail, done: Box<dyn FnOnce(Result<Tail, Poisoned>) + Send> },
     /// Make a vote durable.
     Vote(Vote, OnDurable),
+    /// Make durable what peers have been seen to have.
+    Peers(Vec<PeerMark>, OnDurable),
 }
 
 pub(crate) struct Append {
@@ -148,15 +150,24 @@ impl Writer {
                 },
                 Work::Vote(vote, on_durable) => {
                     let state = HardState { vote, ..self.hard_state.state().clone() };
-                    if let Err(error) = self.hard_state.save(state) {
-                        let error = error.into();
-                        on_durable(Err(self.shared.poison(&error)));
-                        return Err(error);
-                    }
-                    on_durable(Ok(()));
+                    self.save(state, on_durable)?;
+                }
+                Work::Peers(peers, on_durable) => {
+                    let state = HardState { peers, ..self.hard_state.state().clone() };
+                    self.save(state, on_durable)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn save(&mut self, state: HardState, on_durable: OnDurable) -> Result<(), LogError> {
+        if let Err(error) = self.hard_state.save(state) {
+            let error = error.into();
+            on_durable(Err(self.shared.poison(&error)));
+            return Err(error);
+        }
+        on_durable(Ok(()));
         Ok(())
     }
 
@@ -372,9 +383,10 @@ const _: () = assert!(WRITE_BYTES > HEADER_BYTES);
 pub(crate) fn refuse(work: VecDeque<Work>, poisoned: &Poisoned) {
     for item in work {
         match item {
-            Work::Append(Append { on_durable: Some(tell), .. }) | Work::Notice(tell) | Work::Vote(_, tell) => {
-                tell(Err(poisoned.clone()));
-            }
+            Work::Append(Append { on_durable: Some(tell), .. })
+            | Work::Notice(tell)
+            | Work::Vote(_, tell)
+            | Work::Peers(_, tell) => tell(Err(poisoned.clone())),
             Work::Append(_) => {}
             Work::Truncate { done, .. } => done(Err(poisoned.clone())),
         }

@@ -8,18 +8,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stele_engine::birth::CreateOptions;
-use stele_engine::chains::ChainError;
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
+use stele_engine::interop::{ExportOptions, export};
 use stele_engine::reader::{LogReader, Payloads};
 use stele_engine::sink::AuditSink as _;
 use stele_engine::sink::export::{Checkpoint, CheckpointSigner, ExportError, ExportSink, Exporter, Manifest};
 use stele_engine::sink::wal::{WalConfig, WalSink};
 use stele_proof::checkpoint::Origin;
 use stele_proof::digest_tree::DigestTree;
+use stele_proof::interop::SeqRange;
 use stele_proof::key::{KeyKind, KeyName, SigningKey, VerifierKey};
 use stele_proof::note::{Note, SignatureLine, signature_line};
-use stele_proof::record::{Actor, Object, Record, RecordBuilder, SelfHash, Subject, verify_chain};
+use stele_proof::record::{Actor, Object, Record, RecordBuilder, SelfHash, Subject, VerifyError, verify_chain};
 use stele_proof::{LeafIndex, UnixMillis};
 
 const KEY_ID: &str = "ops-hsm-1";
@@ -129,16 +130,16 @@ fn examine(records: &[Vec<u8>], manifests: &[Manifest], key: &VerifierKey) -> Re
     let mut next = 1;
     for checkpoint in manifests.iter().flat_map(|manifest| &manifest.checkpoints) {
         let range = checkpoint.range;
-        if range.first != next || !is_signed(checkpoint, key) {
-            return Err(format!("the checkpoint from {} does not follow {next} or is not signed", range.first));
+        if range.first() != next || !is_signed(checkpoint, key) {
+            return Err(format!("the checkpoint from {} does not follow {next} or is not signed", range.first()));
         }
         let mut tree = DigestTree::new();
-        let covered = parsed.iter().filter(|record| (range.first..=range.last).contains(&record.seq()));
+        let covered = parsed.iter().filter(|record| (range.first()..=range.last()).contains(&record.seq()));
         covered.for_each(|record| tree.push(*record.self_hash().as_bytes()));
         if tree.root() != Some(checkpoint.root) {
-            return Err(format!("another root from {} to {}", range.first, range.last));
+            return Err(format!("another root from {} to {}", range.first(), range.last()));
         }
-        next = range.last + 1;
+        next = range.last() + 1;
     }
     if parsed.len() as u64 != next - 1 {
         return Err("records without checkpoint".to_owned());
@@ -168,9 +169,10 @@ fn roots_are_built_again_signatures_hold_and_manifests_follow_each_other() {
     let manifests = exported(&records, &host);
     let key = host.key.verifier_key();
     examine(&records, &manifests, key).unwrap();
-    let ranges: Vec<_> = manifests.iter().filter_map(Manifest::range).map(|range| (range.first, range.last)).collect();
+    let ranges: Vec<_> =
+        manifests.iter().filter_map(Manifest::range).map(|range| (range.first(), range.last())).collect();
     assert_eq!(ranges, [(1, 150), (151, 300), (301, 320)]);
-    let covered: Vec<_> = manifests.iter().flat_map(|it| &it.checkpoints).map(|it| it.range.last).collect();
+    let covered: Vec<_> = manifests.iter().flat_map(|it| &it.checkpoints).map(|it| it.range.last()).collect();
     assert_eq!(covered, [100, 150, 250, 300, 320]);
     assert_eq!(
         *host.checkpoints.lock().unwrap(),
@@ -182,8 +184,8 @@ fn roots_are_built_again_signatures_hold_and_manifests_follow_each_other() {
     let changes: [fn(&mut Checkpoint); 8] = [
         |it| it.stream.push('x'),
         |it| it.writer_id.push('x'),
-        |it| it.range.first += 1,
-        |it| it.range.last += 1,
+        |it| it.range = SeqRange::new(it.range.first() + 1, it.range.last()).unwrap(),
+        |it| it.range = SeqRange::new(it.range.first(), it.range.last() + 1).unwrap(),
         |it| it.root = stele_proof::digest_tree::Digest::of(b""),
         |it| it.signer_key_id.push('x'),
         |it| it.alg.push('x'),
@@ -242,11 +244,11 @@ fn what_does_not_follow_is_refused_and_a_host_that_fails_loses_nothing() {
     exporter.push(&records[4]).unwrap();
     assert!(matches!(
         exporter.push(&records[6]),
-        Err(ExportError::Chain(ChainError::SeqGap { expected: 6, found: 7 }))
+        Err(ExportError::Chain(VerifyError::SeqMismatch { expected: 6, found: 7 }))
     ));
     let unlinked = String::from_utf8(records[5].clone()).unwrap();
     let unlinked = unlinked.replace(&SelfHash::of(&records[4]).to_string(), &SelfHash::of(b"").to_string());
-    assert!(matches!(exporter.push(unlinked.as_bytes()), Err(ExportError::Chain(ChainError::LinkMismatch { .. }))));
+    assert!(matches!(exporter.push(unlinked.as_bytes()), Err(ExportError::Chain(VerifyError::PrevMismatch { .. }))));
     let elsewhere = String::from_utf8(records[5].clone()).unwrap().replace("\"stream\":\"s\"", "\"stream\":\"t\"");
     assert!(matches!(exporter.push(elsewhere.as_bytes()), Err(ExportError::OtherChain)));
     assert!(matches!(exporter.push(b"{}"), Err(ExportError::Schema(_))));
@@ -260,6 +262,28 @@ fn what_does_not_follow_is_refused_and_a_host_that_fails_loses_nothing() {
     host.fails.store(false, Ordering::Relaxed);
     exporter.push(&records[14]).unwrap();
     let manifest = exporter.finish(UnixMillis::new(2)).unwrap().unwrap();
-    let ranges: Vec<_> = manifest.checkpoints.iter().map(|it| (it.range.first, it.range.last)).collect();
+    let ranges: Vec<_> = manifest.checkpoints.iter().map(|it| (it.range.first(), it.range.last())).collect();
     assert_eq!(ranges, [(5, 15)]);
+}
+
+#[test]
+fn a_checkpoint_is_the_one_that_an_export_of_the_same_records_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    log_of(&path, 250);
+    let host = Host::new();
+    let made: Vec<_> = {
+        let mut exporter = Exporter::new(&host, &host, 100).unwrap();
+        chain_of(&path).iter().for_each(|canonical| exporter.push(canonical).unwrap());
+        exporter.finish(UnixMillis::new(9)).unwrap().unwrap().checkpoints
+    };
+    let options = ExportOptions {
+        segment_records: 100.try_into().unwrap(),
+        key: Some(&host.key),
+        ..ExportOptions::of_chain("s", "w")
+    };
+    let manifest = export(&Environment::system(), &path, &directory.path().join("out"), &options, &mut |_| ()).unwrap();
+    let made: Vec<_> = made.iter().map(|it| (it.range, it.root, &it.sig[..])).collect();
+    let exported: Vec<_> = manifest.checkpoints.iter().map(|it| (it.range, it.root, &it.signature[..])).collect();
+    assert_eq!(made, exported);
 }

@@ -372,3 +372,58 @@ fn what_is_no_log_is_an_error() {
     let file = directory.path().join("a.seg");
     assert!(matches!(verify_segment(&RealDisk, &file), Err(LogError::File { .. })));
 }
+
+/// Proofs of some leaves, and the roots that they lead to.
+fn proofs(path: &Path) -> Vec<(Vec<stele_proof::tree::Hash>, stele_proof::tree::Hash)> {
+    let reader = LogReader::open(&Environment::system(), path).unwrap();
+    let sizes = [reader.size(), TreeSize::new(257), TreeSize::new(511)];
+    let of = |size: TreeSize| {
+        let leaves = (0..size.get()).step_by(13).map(LeafIndex::new);
+        leaves.map(|leaf| (reader.prove_inclusion(leaf, size).unwrap(), reader.root_at(size).unwrap())).collect()
+    };
+    sizes.into_iter().flat_map(|size| -> Vec<_> { of(size) }).collect()
+}
+
+#[test]
+fn a_flipped_bit_in_any_level_of_a_sidecar_changes_no_proof() {
+    let log = Made::new(Alignment::WORD);
+    let good = proofs(&log.path);
+    let sidecar = log.path.join("segments/0000000000000001.tiles");
+    let len = std::fs::read(&sidecar).unwrap().len();
+    // The frame table, the leaves, the nodes of level 4, the one of level 8.
+    for at in [120, len / 2, len - 32 - 9 * 32, len - 1] {
+        let mut before = 0;
+        edit(&sidecar, |bytes| {
+            before = bytes[at];
+            bytes[at] ^= 4;
+        });
+        assert_eq!(proofs(&log.path), good, "byte {at} of {len}");
+        assert!(files_of(&verify(&log.path)).contains("segments/0000000000000001.tiles"), "byte {at} of {len}");
+        edit(&sidecar, |bytes| bytes[at] = before);
+    }
+    assert_eq!(verify(&log.path).findings, []);
+}
+
+#[test]
+fn a_sidecar_of_an_older_format_counts_as_missing() {
+    let log = Made::new(Alignment::WORD);
+    let good = proofs(&log.path);
+    let sidecar = log.path.join("segments/0000000000000001.tiles");
+    let set_version = |version: u8| {
+        edit(&sidecar, |bytes| {
+            bytes[40] = version;
+            let checksum = blake3::hash(&bytes[40..]);
+            bytes[8..40].copy_from_slice(checksum.as_bytes());
+        });
+    };
+    set_version(1);
+    let report = verify(&log.path);
+    assert_eq!(report.findings, []);
+    let told = report.notes.iter().any(|note| note.starts_with("1 tile sidecars are missing or of an older format"));
+    assert!(told, "{:?}", report.notes);
+    assert_eq!(proofs(&log.path), good);
+    // A newer one is none that this version can do without telling.
+    set_version(3);
+    assert!(files_of(&verify(&log.path)).contains("segments/0000000000000001.tiles"));
+    assert_eq!(proofs(&log.path), good);
+}

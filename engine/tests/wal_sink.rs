@@ -20,7 +20,7 @@ use stele_engine::sink::wal::{FsyncPolicy, MAX_QUEUE_BYTES, MIN_ROTATE_BYTES, Op
 use stele_engine::sink::{AppendError, AuditSink as _, AuditStream as _, ChainName, Kept};
 use stele_engine::verify::{VerifyOptions, verify_log};
 use stele_proof::checkpoint::Origin;
-use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, SelfHash, Subject, verify_chain};
+use stele_proof::record::{Actor, Object, Record, RecordBuilder, Salt, SelfHash, Subject, parse_object, verify_chain};
 use stele_proof::{LeafIndex, UnixMillis};
 
 const CHAIN: ChainName<'_> = ChainName { stream: "s", writer_id: "w" };
@@ -405,4 +405,70 @@ fn without_threads_the_caller_does_the_work_and_the_same_calls_give_the_same_byt
         })
         .into();
     assert_eq!(segments[0], segments[1]);
+}
+
+#[test]
+fn what_is_refused_is_told_by_its_name_and_nothing_of_it_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let (environment, _) = fixed();
+    let config = config(&directory.path().join("log"), FsyncPolicy::Always);
+    let sink = create(&environment, &config);
+    let first = sink.append(&finished(1, None)).unwrap();
+    let (attrs, mut canonical, mut forged) = (Object::default(), Vec::new(), Vec::new());
+    let record = RecordBuilder { reason: "no", ..draft("w", &attrs) }.encode(1, None, &mut canonical).unwrap();
+    record.write_finished(&record.self_hash(), &mut forged);
+    let mut rotten = finished(2, Some(&first.self_hash));
+    let at = rotten.windows(4).position(|window| window == b"Line").unwrap();
+    rotten[at] = b'M';
+    let large = parse_object(format!(r#"{{"x":"{}"}}"#, "x".repeat(2000)).as_bytes()).unwrap();
+    let refused = |answer: Result<_, AppendError>, name: &str| {
+        let error = answer.unwrap_err();
+        assert!(format!("{error:?}").starts_with(name), "{name}: {error:?}");
+        assert_eq!(sink.state(CHAIN).unwrap().seq, 1, "{name}");
+    };
+    refused(sink.append(&forged), "Tamper");
+    refused(sink.append(&rotten), "Tamper");
+    refused(sink.append(&finished(3, Some(&first.self_hash))), "SeqGap");
+    refused(sink.append(&finished(2, Some(&SelfHash::of(b"another")))), "LinkMismatch");
+    refused(sink.append(b"{}"), "Schema");
+    refused(sink.append(&canonical), "Schema");
+    refused(sink.emit(&RecordBuilder { stream: "stele/log", ..draft("w", &attrs) }), "Schema");
+    refused(sink.emit(&draft("w", &large)), "SizeExceeded");
+    let payload = vec![7; (1 << 20) + 1];
+    let builder = draft("w", &attrs);
+    let payload = Some((&Salt::ZERO, &payload[..]));
+    refused(sink.submit(&Submission::Draft { builder: &builder, payload }), "SizeExceeded");
+    assert_eq!(sink.counts().failed, 9);
+    assert_eq!(sink.append(&finished(1, None)).unwrap().index, first.index, "and it goes on");
+    emit(&sink, "w").unwrap();
+    sink.close().unwrap();
+    assert_eq!(records_of(&environment, &config.dir, "w").len(), 2);
+}
+
+#[test]
+fn a_drop_beside_a_disk_that_hangs_waits_no_longer_than_the_deadline() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = ControlledDisk::quick();
+    let environment = fixed_on(Arc::new(disk.clone()));
+    let path = directory.path().join("log");
+    let deadline = Duration::from_millis(20);
+    let config = WalConfig { deadline, ..config(&path, FsyncPolicy::OnCheckpoint) };
+    let sink = create(&environment, &config);
+    let holding = Holding::flushes_of(&disk);
+    emit(&sink, "w").unwrap();
+    disk.until_held();
+    // The flush is released only after the drop has returned.
+    drop(sink);
+    assert!(matches!(WalSink::open(&environment, &config), Err(OpenError::Log(LogError::Locked { .. }))));
+    drop(holding);
+    for _ in 0..100_000 {
+        match WalSink::open(&environment, &config) {
+            Err(OpenError::Log(LogError::Locked { .. })) => std::thread::park_timeout(Duration::from_micros(100)),
+            opened => {
+                assert!(opened.unwrap().state(CHAIN).unwrap().seq <= 1);
+                return;
+            }
+        }
+    }
+    panic!("the log stays locked");
 }

@@ -53,6 +53,15 @@ const RECORD_VERSION: u8 = 1;
 
 const _: () = assert!(HEADER_BYTES == 8 + 2 + 4 + 18 && SLOT_HEAD_BYTES == 44 && MAX_RECORD_BYTES < 1 << 32);
 
+/// The name of a chain: records are numbered and linked per stream and writer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ChainName<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Who writes.
+    pub writer_id: &'a str,
+}
+
 /// The first and the last `seq` of consecutive records of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeqRange {
@@ -269,13 +278,18 @@ pub struct BatchCheck {
 impl BatchCheck {
     /// Before the first record of the chain's part that the manifest is about.
     pub fn new(manifest: &Manifest) -> Self {
-        Self {
-            stream: manifest.stream.clone(),
-            writer_id: manifest.writer_id.clone(),
-            next: manifest.range().first(),
-            last: None,
-            tree: DigestTree::new(),
-        }
+        Self::of_chain(manifest.chain(), manifest.range().first())
+    }
+
+    /// Before the record with this `seq` of a chain.
+    pub fn of_chain(chain: ChainName<'_>, first: u64) -> Self {
+        let (stream, writer_id) = (chain.stream.to_owned(), chain.writer_id.to_owned());
+        Self { stream, writer_id, next: first, last: None, tree: DigestTree::new() }
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> ChainName<'_> {
+        ChainName { stream: &self.stream, writer_id: &self.writer_id }
     }
 
     /// Takes the next record: canonical, hashing to what it claims, of this chain, following the last one.
@@ -288,11 +302,23 @@ impl BatchCheck {
         if computed != frame.self_hash {
             return Err(VerifyError::HashMismatch { claimed: frame.self_hash, computed });
         }
+        if frame.seq != self.next {
+            return Err(VerifyError::SeqMismatch { expected: self.next, found: frame.seq });
+        }
+        self.follow(&record, computed)?;
+        Ok(record)
+    }
+
+    /// Takes the next record, whose hash the caller computed: of this chain, following the last one.
+    ///
+    /// # Errors
+    /// [`VerifyError`] naming what does not hold; nothing was taken.
+    pub fn follow(&mut self, record: &Record<'_>, self_hash: SelfHash) -> Result<(), VerifyError> {
         if record.stream().decode() != self.stream || record.writer_id().decode() != self.writer_id {
             return Err(VerifyError::OtherChain);
         }
-        if let Some(found) = [frame.seq, record.seq()].into_iter().find(|seq| *seq != self.next) {
-            return Err(VerifyError::SeqMismatch { expected: self.next, found });
+        if record.seq() != self.next {
+            return Err(VerifyError::SeqMismatch { expected: self.next, found: record.seq() });
         }
         if let Some(expected) = self.last
             && record.prev() != Some(expected)
@@ -300,14 +326,24 @@ impl BatchCheck {
             return Err(VerifyError::PrevMismatch { expected });
         }
         self.next = self.next.wrapping_add(1);
-        self.last = Some(computed);
-        self.tree.push(*computed.as_bytes());
-        Ok(record)
+        self.last = Some(self_hash);
+        self.tree.push(*self_hash.as_bytes());
+        Ok(())
     }
 
     /// The `seq` of the next record.
     pub const fn next_seq(&self) -> u64 {
         self.next
+    }
+
+    /// How many records were taken since [`BatchCheck::take_root`].
+    pub const fn batch_records(&self) -> u64 {
+        self.tree.leaves()
+    }
+
+    /// Their root, if there are any.
+    pub fn root(&self) -> Option<Digest> {
+        self.tree.root()
     }
 
     /// The root over the records taken since the last call, if there are any; begins a new batch.

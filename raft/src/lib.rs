@@ -6,12 +6,21 @@
 //! | module | what |
 //! |---|---|
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
+//! | [`intake`] | what clients send, bounded |
+//! | `leading` | the leader's task: packs, proposes, answers |
+//! | [`machine`] | openraft's state machine: the replica |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
+//! | [`standing`] | what nodes remember of each other |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
 pub mod entry;
+pub mod intake;
+mod leading;
+pub mod machine;
+pub mod node;
 pub mod peer;
 pub mod raft_log;
+pub mod standing;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// What each crate may depend on, of the crates here, and what a crate that an auditor links may use at all.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("stele-proof", &[]),
     ("stele-engine", &["stele-proof"]),
     ("stele-tools", &["stele-proof", "stele-engine"]),
     ("stele-tests", &[]),
+    ("stele-benches", &[]),
     ("stele-fuzzing", &["stele-proof", "stele-engine"]),
     ("stele-simulator", &["stele-proof", "stele-engine"]),
 ];

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it skipped")]
 
 mod arrows;
+mod bench;
 mod file_descriptors;
 mod file_size;
 mod full_disk;
+mod index;
 mod kill;
 mod named_tests;
 mod process;

@@ -2,7 +2,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`engine`] | `stele bench engine`: its arguments, which workloads run, how they are printed |
+//! | [`engine`] | `stele bench engine`: its arguments, which workloads run |
+//! | [`sizes`] | how much each workload does |
+//! | `row` | what was measured, and how it is printed |
 //! | `records` | the records that the workloads take |
 //! | `limit` | what the disk alone can do: the same bytes a flush, and nothing else |
 //! | `hashing` | canonical form, hashes, chains, on one core |
@@ -16,6 +18,8 @@ mod hashing;
 mod limit;
 mod reading;
 mod records;
+mod row;
+pub mod sizes;
 mod stopwatch;
 
 use clap::Subcommand;

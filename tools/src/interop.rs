@@ -14,6 +14,7 @@ use stele_engine::interop::{
     ExportOptions, ExportReport, Imported, InteropError, Progress, export, import, verify_export,
 };
 use stele_engine::reader::Payloads;
+use stele_proof::UnixMillis;
 use stele_proof::key::{SigningKey, VerifierKey};
 
 use crate::exit::{Exit, Failure};
@@ -72,6 +73,9 @@ pub struct ExportArguments {
     /// Leave the payloads out; such an export cannot be imported where records commit to payloads.
     #[arg(long)]
     pub without_payloads: bool,
+    /// The time that the manifest tells, in milliseconds since 1970, instead of now: to make the same bytes again.
+    #[arg(long, value_name = "MS")]
+    pub created: Option<u64>,
     /// A private key file that signs a checkpoint for each segment file.
     #[arg(long, value_name = "FILE")]
     pub key: Option<Source>,
@@ -137,6 +141,7 @@ pub fn run_export(
         segment_records: arguments.segment_records,
         payloads: if arguments.without_payloads { Payloads::Leave } else { Payloads::Read },
         key: key.as_ref(),
+        created: arguments.created.map(UnixMillis::new),
         ..ExportOptions::of_chain(&arguments.stream, &arguments.writer)
     };
     let bar = Bar::new("exporting")?;

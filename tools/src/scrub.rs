@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bytesize::ByteSize;
 use clap::Args;
+use indicatif::ProgressStyle;
 use serde_json::{Value, json};
 use stele_engine::environment::Environment;
 use stele_engine::number::SegmentNumber;
@@ -22,20 +24,23 @@ const STEP_BYTES: u64 = 4 << 20;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Reads frames, payloads and tile sidecars from the disk, past the page cache where the file system can, and compares
-them with checksums, leaves, seal records and payload commitments. Each finding is a line on standard error with file,
-byte and record; then the exit code is 3. Takes no lock and writes nothing: a log can be scrubbed while it is written.
+them with checksums, leaves, chains, seal records, payload commitments and the tree heads that this node signed last.
+Each finding is a line on standard error with file, byte and record; then the exit code is 3. Takes no lock and writes
+nothing: a log can be scrubbed while it is written, and is then read as far as it is known to be durable.
 
-What a scrub does not look at, `stele verify log` does: chains across records, signatures, hard-state, signing-state.
+A scrub holds a log against itself. Who edits a sealed segment and sets right its checksums is found; who makes the whole
+log anew with its keys is found only by a checkpoint from elsewhere: `stele verify log DIR --checkpoint FILE`. That looks
+at signatures, keys and hard-state, too.
 
 Examples:
   stele scrub --log audit
-  stele scrub --log audit --rate 10000000 --json")]
+  stele scrub --log audit --rate 10MiB --json")]
 pub struct Arguments {
     /// The log's directory.
     #[arg(long, value_name = "DIR")]
     pub log: PathBuf,
-    /// Read at most so many bytes a second; by default as fast as the disk can.
-    #[arg(long, value_name = "BYTES_PER_SECOND")]
+    /// Read at most so many bytes a second, as in 500kB or 10MiB; by default as fast as the disk can.
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub rate: Option<NonZeroU64>,
     /// Begin at this segment, if all before it are sealed.
     #[arg(long, value_name = "SEGMENT", default_value_t = 0)]
@@ -43,6 +48,14 @@ pub struct Arguments {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whole numbers of a unit: a rate is exact.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let is_whole = text.starts_with(|first: char| first.is_ascii_digit()) && !text.contains('.');
+    let size = text.parse::<ByteSize>().ok().filter(|size| is_whole && *size < ByteSize(u64::MAX));
+    let size = size.ok_or("give a number of bytes, as in 500kB or 10MiB")?;
+    NonZeroU64::new(size.as_u64()).ok_or_else(|| "at no bytes a second it would never end".to_owned())
 }
 
 /// Does what was asked.
@@ -54,6 +67,10 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
     let mut scrubber = Scrubber::start(environment, &arguments.log, from)?;
     let pace = arguments.rate.map(Pace::new);
     let bar = progress_bar()?;
+    if !bar.is_hidden() {
+        let style = ProgressStyle::with_template("scrubbing [{bar:40}] {bytes} of {total_bytes}, {eta} left");
+        bar.set_style(style.context("the progress bar has a bad template")?.progress_chars("=> "));
+    }
     let (mut read, mut findings, mut notes) = (0, Vec::new(), Vec::new());
     let scrubbed = loop {
         let before = environment.clock.now();
@@ -95,7 +112,8 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
         return Ok(());
     }
     let ScrubTotals { records, segments, .. } = totals;
-    streams.line(format_args!("ok: {records} records in {segments} whole segments; {read} bytes read"))
+    streams.line(format_args!("ok: {records} records in {segments} whole segments; {read} bytes read"))?;
+    streams.line("held against itself only: `stele verify log --checkpoint` takes a checkpoint from elsewhere")
 }
 
 fn object(totals: ScrubTotals, read: u64, findings: &[ScrubFinding], notes: &[String]) -> Value {

@@ -4,13 +4,13 @@ use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
 
-use stele_proof::LeafIndex;
 use stele_proof::digest_tree::DigestTree;
 use stele_proof::interop::{
     Content, Frame, HEADER_BYTES, MANIFEST_FILE, MAX_SEGMENTS, Manifest, ManifestSegment, SeqRange, Slot, encode_header,
 };
 use stele_proof::key::SigningKey;
 use stele_proof::record::Record;
+use stele_proof::{LeafIndex, UnixMillis};
 
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::environment::Environment;
@@ -39,6 +39,8 @@ pub struct ExportOptions<'o> {
     pub payloads: Payloads,
     /// What signs a checkpoint for each segment file.
     pub key: Option<&'o SigningKey>,
+    /// What the manifest tells as its time; the clock's by default. All else is a function of log and options.
+    pub created: Option<UnixMillis>,
 }
 
 impl<'o> ExportOptions<'o> {
@@ -48,7 +50,7 @@ impl<'o> ExportOptions<'o> {
     /// A whole chain with its payloads and without checkpoints.
     pub const fn of_chain(stream: &'o str, writer_id: &'o str) -> Self {
         let (first, last, segment_records) = (1, u64::MAX, Self::SEGMENT_RECORDS);
-        Self { stream, writer_id, first, last, segment_records, payloads: Payloads::Read, key: None }
+        Self { stream, writer_id, first, last, segment_records, payloads: Payloads::Read, key: None, created: None }
     }
 }
 
@@ -76,7 +78,7 @@ pub fn export(
         writer_id: options.writer_id.to_owned(),
         segments: Vec::new(),
         checkpoints: Vec::new(),
-        created: environment.clock.now(),
+        created: options.created.unwrap_or_else(|| environment.clock.now()),
     };
     let mut export = Export { disk, directory, options, manifest, open: None };
     let total = reader.size().get();

@@ -3,15 +3,19 @@
 use std::path::Path;
 
 use stele_proof::LeafIndex;
-use stele_proof::interop::Manifest;
-use stele_proof::record::{FINISH_BYTES, Limits, MAX_RECORD_BYTES, Record, check_assigned};
+use stele_proof::record::{FINISH_BYTES, Limits, MAX_RECORD_BYTES, Record, SelfHash, canonical_text, check_assigned};
 
-use crate::chains::ChainError;
+use crate::chains::{ChainError, Head};
 use crate::environment::Environment;
 use crate::error::LogError;
+use crate::index::hashes::WantedHash;
+use crate::index::{Filter, Query, scan};
 use crate::intake::{Refusal, Submission};
 use crate::local::{LocalLog, PushError, Receipt};
-use crate::reader::{LogReader, Payloads, ReadRecord};
+use crate::reader::{LogReader, Payloads};
+use crate::replay::Applied;
+use crate::segment::LeafRange;
+use crate::sink::ChainName;
 
 use super::read::{ExportReader, Item};
 use super::{InteropError, Progress};
@@ -56,21 +60,30 @@ pub fn import(
     let disk = environment.disk.as_ref();
     let mut first_pass = ExportReader::open(disk, directory)?;
     let total = first_pass.total();
-    let mut checked = 0;
+    let (mut checked, mut start) = (0, None);
     while let Some(item) = first_pass.next_item()? {
         let seq = item.record.seq();
         would_be_taken(&item).map_err(|refusal| InteropError::Refused { seq, refusal })?;
+        start.get_or_insert(Start { prev: item.record.prev(), self_hash: item.self_hash });
         checked += 1;
         progress(Progress { records: checked, total });
     }
     // The same files are read again, by the same rules: what was checked is not trusted to be still there.
     let mut export = ExportReader::open(disk, directory)?;
     let mut report = ImportReport { known: 0, appended: 0 };
-    skip_known(environment, log, &mut export, &mut report, each)?;
+    if let Some(start) = start {
+        skip_known(environment, log, &start, &mut export, &mut report, each)?;
+    }
     if report.known < total {
         append_rest(environment, log, &mut export, &mut report, each)?;
     }
     Ok(report)
+}
+
+/// The first record of an export.
+struct Start {
+    prev: Option<SelfHash>,
+    self_hash: SelfHash,
 }
 
 /// What intake asks of a record, but for its chain.
@@ -86,56 +99,108 @@ fn would_be_taken(item: &Item<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Follows the chain through the log, in step with the export.
+/// Compares what the log has of the chain with the export. The log is read from the first record on that both have, and
+/// not at all where the export continues the chain: so to import a chain in parts is not to read the log once for each.
 fn skip_known(
     environment: &Environment,
     log: &Path,
+    start: &Start,
     export: &mut ExportReader<'_>,
     report: &mut ImportReport,
     each: &mut dyn FnMut(u64, Imported) -> Result<(), InteropError>,
 ) -> Result<(), InteropError> {
     let reader = LogReader::open(environment, log)?;
     reader.whole()?;
-    let Manifest { stream, writer_id, .. } = export.manifest().clone();
     let range = export.manifest().range();
-    let (mut head, mut link) = (0, None);
-    let mut step = |read: &ReadRecord| -> Result<(), InteropError> {
+    let (stream, writer_id) = (export.manifest().stream.clone(), export.manifest().writer_id.clone());
+    let head = head_of(environment, &reader, ChainName { stream: &stream, writer_id: &writer_id })?;
+    let have = head.map_or(0, |head| head.seq);
+    // The log refuses these by itself, but only after it was opened and its open segment perhaps sealed.
+    if have.checked_add(1).is_some_and(|next| next < range.first()) {
+        return Err(refused(range.first(), ChainError::SeqGap { expected: have + 1, found: range.first() }));
+    }
+    if have < range.first() {
+        return match head {
+            Some(head) if start.prev != Some(head.self_hash) => {
+                Err(refused(range.first(), ChainError::LinkMismatch { expected: head.self_hash }))
+            }
+            _ => Ok(()),
+        };
+    }
+    let last = have.min(range.last());
+    let chain = Filter::default().stream(&stream).writer(&writer_id);
+    let first = place_of(&reader, &chain, start)?.unwrap_or(LeafIndex::new(0));
+    let end = reader.size().next_leaf();
+    let read = reader.read::<Halt>(first, end, Payloads::Leave, &mut |read| {
         let record = Record::parse(&read.canonical)
             .map_err(|error| LogError::damaged("segments", 0, Some(read.index), error))?;
         let seq = record.seq();
-        if record.stream().decode() != stream || record.writer_id().decode() != writer_id {
-            return Ok(());
-        }
-        head = seq;
-        if seq.checked_add(1) == Some(range.first()) {
-            link = Some(record.self_hash());
-        }
-        if seq < range.first() || seq > range.last() {
+        if !chain.matches(&record) || seq < range.first() {
             return Ok(());
         }
         match export.next_item()? {
             Some(item) if item.record.canonical() == record.canonical() => {
                 report.known += 1;
-                each(seq, Imported::Known(Receipt { index: read.index, self_hash: item.self_hash }))
+                each(seq, Imported::Known(Receipt { index: read.index, self_hash: item.self_hash }))?;
             }
-            _ => Err(refused(seq, ChainError::Tamper { at: read.index })),
+            _ => return Err(refused(seq, ChainError::Tamper { at: read.index }).into()),
         }
-    };
-    let end = reader.size().next_leaf();
-    reader.read::<InteropError>(LeafIndex::new(0), end, Payloads::Leave, &mut |read| step(&read))?;
-    if report.known > 0 {
-        return Ok(());
-    }
-    // The log refuses these by itself, but only after it was opened and its open segment perhaps sealed.
-    if head.checked_add(1) != Some(range.first()) {
-        return Err(refused(range.first(), ChainError::SeqGap { expected: head + 1, found: range.first() }));
-    }
-    let mut probe = ExportReader::open(environment.disk.as_ref(), export.directory())?;
-    match (probe.next_item()?, link) {
-        (Some(item), Some(expected)) if item.record.prev() != link => {
-            Err(refused(item.record.seq(), ChainError::LinkMismatch { expected }))
+        if seq == last { Err(Halt::Done) } else { Ok(()) }
+    });
+    match read {
+        Err(Halt::Done) => Ok(()),
+        Err(Halt::Error(error)) => Err(error),
+        Ok(()) => {
+            let what = format!("its chain goes on to seq {have}, and seq {last} is not there");
+            Err(LogError::damaged("segments", 0, None, what).into())
         }
-        _ => Ok(()),
+    }
+}
+
+/// Why reading ended early.
+enum Halt {
+    Done,
+    Error(InteropError),
+}
+
+impl From<InteropError> for Halt {
+    fn from(error: InteropError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<LogError> for Halt {
+    fn from(error: LogError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// The last record of a chain, by the newest state file and the frames behind it.
+fn head_of(environment: &Environment, reader: &LogReader, chain: ChainName<'_>) -> Result<Option<Head>, LogError> {
+    let (disk, directory, inventory) = (environment.disk.as_ref(), reader.directory(), reader.inventory());
+    let applied = Applied::up_to_sealed(disk, directory, inventory)?;
+    let mut applied = applied.up_to(disk, directory, inventory, &reader.end().tail)?;
+    Ok(applied.keeper.chains.head(&canonical_text(chain.stream), &canonical_text(chain.writer_id)))
+}
+
+/// Where the export's first record lies in the log, by the tables of hashes; `None` where it is not there: then another
+/// one is, under its number.
+fn place_of(reader: &LogReader, chain: &Filter, start: &Start) -> Result<Option<LeafIndex>, InteropError> {
+    let Some(hash) = WantedHash::parse(&start.self_hash.to_string()) else { return Ok(None) };
+    let leaves = LeafRange { first: LeafIndex::new(0), end: reader.size().next_leaf() };
+    let query = Query { filter: chain.clone().hash(hash), leaves, payloads: Payloads::Leave };
+    let mut place = None;
+    let scanned = scan::<Halt>(reader, &query, &mut |read| {
+        // A record may also name this hash as its `content_id`.
+        if SelfHash::of(&read.canonical) != start.self_hash {
+            return Ok(());
+        }
+        place = Some(read.index);
+        Err(Halt::Done)
+    });
+    match scanned {
+        Err(Halt::Error(error)) => Err(error),
+        Ok(()) | Err(Halt::Done) => Ok(place),
     }
 }
 

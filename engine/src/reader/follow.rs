@@ -3,6 +3,7 @@
 use stele_proof::LeafIndex;
 use stele_proof::record::Salt;
 
+use crate::directory::Inventory;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::frame::{Placed, Tail};
@@ -10,7 +11,7 @@ use crate::number::SegmentNumber;
 use crate::replay::each_stored;
 use crate::walk::{Visit, walk};
 
-use super::{LogReader, Payloads, ReadRecord, look};
+use super::{LogReader, Payloads, ReadRecord, VisibleEnd, look};
 
 impl LogReader {
     /// The tail before the frames of the segment that holds a leaf which can be read, or behind the last
@@ -45,10 +46,28 @@ impl LogReader {
             return Ok(());
         };
         let end = self.confirmed(before, Some(&newest))?;
+        self.moved(before, inventory, end);
+        self.whole()
+    }
+
+    /// Moves the end to where a writer in the same process says that it may be read ([`LogReader::open_at`]).
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn advance_to(&mut self, end: &Tail) -> Result<(), LogError> {
+        let before = self.end.tail;
+        if end.next_index <= before.next_index {
+            return Ok(());
+        }
+        let inventory = Inventory::take(self.disk.as_ref(), &self.directory)?;
+        self.moved(before, inventory, VisibleEnd { tail: *end, note: None, damage: None });
+        Ok(())
+    }
+
+    fn moved(&mut self, before: Tail, inventory: Inventory, end: VisibleEnd) {
         // The tiles of what was open are no longer all of them.
         self.rebuilt.borrow_mut().retain(|segment, _| *segment < before.segment.min(self.inventory.sealed));
         (self.inventory, self.end) = (inventory, end);
-        self.whole()
     }
 
     /// As [`LogReader::advance`], and hands out the records that are new.

@@ -9,6 +9,7 @@ use crate::disk::{Access, Disk, DiskError, DiskFile, Locking, Mode, Status};
 use crate::segment::PAGE_BYTES;
 
 /// A disk that only reads, past the page cache where the file system can, and counts what it reads.
+#[derive(Clone)]
 pub(super) struct PastTheCache {
     disk: Arc<dyn Disk>,
     read: Arc<AtomicU64>,

@@ -19,7 +19,9 @@ use crate::reader::MAX_TILES_BYTES;
 use crate::reserved::{SEGMENT_SEALED_KIND, SEGMENTS_STREAM, SegmentSealed, WRITER};
 use crate::seal::describe_as;
 use crate::segment::{FRAMES_START, LeafRange, PayloadPart, PayloadPlace, RING_START, SegmentFile};
-use crate::tiles::{Tiles, TilesBuilder};
+use crate::tiles::{Tiles, TilesBuilder, TilesFault};
+
+use super::follow::Follow;
 
 /// Whether a segment is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,6 +157,8 @@ impl SegmentWork {
                 self.sidecar = Some(tiles);
                 return Ok(Told { is_missing: false, damage: None });
             }
+            // As in a verification, one of an older format counts as missing.
+            Err(TilesFault::OlderVersion(_)) => return Ok(Told { is_missing: true, damage: None }),
             Ok(_) => "it is that of other records".to_owned(),
             Err(fault) => fault.to_string(),
         };
@@ -169,6 +173,7 @@ impl SegmentWork {
         directory: &LogDirectory,
         placed: &Placed,
         body: &[u8],
+        follow: &mut Follow,
     ) -> Result<FrameFound, LogError> {
         let header = &placed.header;
         let mut found = FrameFound::default();
@@ -190,7 +195,7 @@ impl SegmentWork {
             None => Some(Vec::new()),
         };
         if header.kind == EntryKind::Batch && header.leaf_count > 0 {
-            self.records(placed, body, payload.as_deref(), &mut found)?;
+            self.records(placed, body, payload.as_deref(), follow, &mut found)?;
         }
         self.file_bytes = placed.offset.get() + header.frame_len(self.tail.alignment);
         self.tail.advance(placed);
@@ -202,6 +207,7 @@ impl SegmentWork {
         placed: &Placed,
         body: &[u8],
         payload: Option<&[u8]>,
+        follow: &mut Follow,
         found: &mut FrameFound,
     ) -> Result<(), LogError> {
         let file = relative(SegmentFile::Frames(placed.segment));
@@ -222,17 +228,23 @@ impl SegmentWork {
                     Some(tiles) => tree.append_observed(hash, &mut |node, hash| tiles.observe(node, hash)),
                     None => tree.append(hash),
                 }
+                found.damage.extend(follow.compare(tree));
             }
             let record = match Record::parse(stored.bytes) {
                 Ok(record) => record,
                 Err(error) => {
                     found.damage.push(damaged(Some(leaf), error.to_string()));
                     self.whole = None;
+                    follow.skip();
                     continue;
                 }
             };
+            let self_hash = record.self_hash();
             if let Some(whole) = &mut self.whole {
-                whole.digests.push(*record.self_hash().as_bytes());
+                whole.digests.push(*self_hash.as_bytes());
+            }
+            if let Some(what) = follow.record(leaf, &record, self_hash) {
+                found.damage.push(damaged(Some(leaf), what));
             }
             let Some(payload) = payload else { continue };
             let (at, len) = (stored.slot.0 as usize, stored.slot.1 as usize);

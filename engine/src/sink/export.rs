@@ -1,46 +1,30 @@
 //! Checkpoints over the records of one chain, signed by the host and handed to it.
 //!
-//! The root is that of the digest tree (`stele_proof::digest_tree`) over the `self_hash`es of the records from
-//! [`SeqRange::first`] to [`SeqRange::last`]. Ranges follow each other without gap, and so do the checkpoints of one
-//! manifest and of the next, so who holds all manifests knows that no record is missing between them.
+//! Ranges, roots and what is signed are those of an export ([`stele_proof::interop`], `docs/interop.md`): a checkpoint
+//! that is made here while a program runs, with `alg` ed25519, is the one that `stele export interop` makes of the same
+//! records later. What is signed names the chain, so one chain's checkpoint cannot be shown for another's; `seeds/003`
+//! (API, INTEROP) leaves that open. This crate holds no key for it: the host signs.
 //!
-//! What is signed ([`Checkpoint::signed_text`]), each line ended by a line feed:
-//!
-//! | line | holds |
-//! |---|---|
-//! | 1 | `stele-export/v1` |
-//! | 2, 3 | stream and writer, escaped as in the record |
-//! | 4 | first and last `seq`, decimal, one space between them |
-//! | 5 | the root: `b3:` and 64 hexadecimal digits |
-//! | 6, 7 | `signer_key_id`, `alg` |
-//!
-//! `seeds/003` (API, INTEROP) leaves open what is signed, and its checkpoint does not name its chain; here it does, so
-//! that one chain's checkpoint cannot be shown for another's. This crate holds no key for it: the host signs.
+//! Ranges follow each other without gap, and so do the checkpoints of one manifest and of the next, so who holds all
+//! manifests knows that no record is missing between them.
 
 use std::io;
 
 use stele_proof::UnixMillis;
-use stele_proof::digest_tree::{Digest, DigestTree};
-use stele_proof::record::{Record, RecordError, SelfHash};
+use stele_proof::digest_tree::Digest;
+use stele_proof::interop::{BatchCheck, ChainName, SeqRange};
+use stele_proof::record::{Record, RecordError, VerifyError};
 
-use crate::chains::ChainError;
-
-/// Numbers of a chain, both ends included. Never empty.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SeqRange {
-    /// The first.
-    pub first: u64,
-    /// The last.
-    pub last: u64,
-}
+/// Most records of a checkpoint.
+const MAX_RECORDS: u64 = 1 << 31;
 
 /// What a host signed about a range of a chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Checkpoint {
-    /// The chain's stream, escaped as in the record.
+    /// The chain's stream.
     pub stream: String,
-    /// The chain's writer, escaped as in the record.
+    /// The chain's writer.
     pub writer_id: String,
     /// Which records.
     pub range: SeqRange,
@@ -57,8 +41,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The text that is signed.
     pub fn signed_text(&self) -> String {
-        let Self { stream, writer_id, range: SeqRange { first, last }, root, signer_key_id, alg, sig: _ } = self;
-        format!("stele-export/v1\n{stream}\n{writer_id}\n{first} {last}\n{root}\n{signer_key_id}\n{alg}\n")
+        ChainName { stream: &self.stream, writer_id: &self.writer_id }.signed_text(self.range, &self.root)
     }
 }
 
@@ -68,9 +51,9 @@ impl Checkpoint {
 pub struct Manifest {
     /// Version of this manifest: 1.
     pub version: u32,
-    /// The chain's stream, escaped as in the record.
+    /// The chain's stream.
     pub stream: String,
-    /// The chain's writer, escaped as in the record.
+    /// The chain's writer.
     pub writer_id: String,
     /// The checkpoints in order.
     pub checkpoints: Vec<Checkpoint>,
@@ -82,7 +65,7 @@ impl Manifest {
     /// All records of the export.
     pub fn range(&self) -> Option<SeqRange> {
         let (first, last) = (self.checkpoints.first()?, self.checkpoints.last()?);
-        Some(SeqRange { first: first.range.first, last: last.range.last })
+        SeqRange::new(first.range.first(), last.range.last())
     }
 }
 
@@ -128,7 +111,7 @@ pub enum ExportError {
     OtherChain,
     /// The record does not follow the one before it.
     #[error(transparent)]
-    Chain(#[from] ChainError),
+    Chain(VerifyError),
     /// The signer's name or algorithm is empty or has several lines.
     #[error("signer_key_id and alg must be one line each")]
     Signer,
@@ -143,22 +126,12 @@ pub struct Exporter<'h> {
     sink: &'h dyn ExportSink,
     signer: &'h dyn CheckpointSigner,
     checkpoint_every: u64,
-    chain: Option<Chain>,
+    check: Option<BatchCheck>,
     manifest: Vec<Checkpoint>,
 }
 
-struct Chain {
-    stream: String,
-    writer_id: String,
-    seq: u64,
-    head: SelfHash,
-    /// The first record that no checkpoint covers yet.
-    first: u64,
-    tree: DigestTree,
-}
-
 impl<'h> Exporter<'h> {
-    /// An exporter that makes a checkpoint after so many records (at least 1).
+    /// An exporter that makes a checkpoint after so many records (at least 1, at most 2^31).
     ///
     /// # Errors
     /// [`ExportError::Signer`].
@@ -171,7 +144,13 @@ impl<'h> Exporter<'h> {
         if !is_line(signer.signer_key_id()) || !is_line(signer.alg()) {
             return Err(ExportError::Signer);
         }
-        Ok(Self { sink, signer, checkpoint_every: checkpoint_every.max(1), chain: None, manifest: Vec::new() })
+        Ok(Self {
+            sink,
+            signer,
+            checkpoint_every: checkpoint_every.clamp(1, MAX_RECORDS),
+            check: None,
+            manifest: Vec::new(),
+        })
     }
 
     /// Takes the next record of the chain. The first one may have any number.
@@ -181,42 +160,32 @@ impl<'h> Exporter<'h> {
     /// with the next record or [`Exporter::finish`].
     pub fn push(&mut self, canonical: &[u8]) -> Result<(), ExportError> {
         let record = Record::parse(canonical)?;
-        let self_hash = record.self_hash();
-        let (stream, writer_id) = (record.stream().escaped(), record.writer_id().escaped());
-        let seq = record.seq();
-        let chain = match &mut self.chain {
-            Some(chain) => chain,
-            none => none.insert(Chain {
-                stream: stream.to_owned(),
-                writer_id: writer_id.to_owned(),
-                seq: seq - 1,
-                head: record.prev().unwrap_or(self_hash),
-                first: seq,
-                tree: DigestTree::new(),
-            }),
+        let check = match &mut self.check {
+            Some(check) => check,
+            none => {
+                let (stream, writer_id) = (record.stream().decode(), record.writer_id().decode());
+                none.insert(BatchCheck::of_chain(ChainName { stream: &stream, writer_id: &writer_id }, record.seq()))
+            }
         };
-        if chain.stream != stream || chain.writer_id != writer_id {
-            return Err(ExportError::OtherChain);
-        }
-        if seq != chain.seq + 1 {
-            return Err(ChainError::SeqGap { expected: chain.seq + 1, found: seq }.into());
-        }
-        if record.prev().is_some_and(|prev| prev != chain.head) {
-            return Err(ChainError::LinkMismatch { expected: chain.head }.into());
-        }
-        (chain.seq, chain.head) = (seq, self_hash);
-        chain.tree.push(*self_hash.as_bytes());
-        if chain.tree.leaves() >= self.checkpoint_every { self.checkpoint() } else { Ok(()) }
+        check.follow(&record, record.self_hash()).map_err(|error| match error {
+            VerifyError::OtherChain => ExportError::OtherChain,
+            error => ExportError::Chain(error),
+        })?;
+        if check.batch_records() >= self.checkpoint_every { self.checkpoint() } else { Ok(()) }
     }
 
     /// Makes a checkpoint over the records since the last one, where there are any.
     fn checkpoint(&mut self) -> Result<(), ExportError> {
-        let Some(chain) = &mut self.chain else { return Ok(()) };
-        let Some(root) = chain.tree.root() else { return Ok(()) };
+        let Some(check) = &mut self.check else { return Ok(()) };
+        let (records, Some(root)) = (check.batch_records(), check.root()) else { return Ok(()) };
+        let (next, ChainName { stream, writer_id }) = (check.next_seq(), check.chain());
+        let Some(range) = SeqRange::new(next - records, next - 1) else {
+            return Err(io::Error::other("more than 2^32 - 1 records are under no checkpoint").into());
+        };
         let mut checkpoint = Checkpoint {
-            stream: chain.stream.clone(),
-            writer_id: chain.writer_id.clone(),
-            range: SeqRange { first: chain.first, last: chain.seq },
+            stream: stream.to_owned(),
+            writer_id: writer_id.to_owned(),
+            range,
             root,
             signer_key_id: self.signer.signer_key_id().to_owned(),
             alg: self.signer.alg().to_owned(),
@@ -225,8 +194,8 @@ impl<'h> Exporter<'h> {
         checkpoint.sig = self.signer.sign(checkpoint.signed_text().as_bytes())?;
         self.sink.write_checkpoint(&checkpoint)?;
         self.manifest.push(checkpoint);
-        chain.first = chain.seq + 1;
-        chain.tree = DigestTree::new();
+        // Only now: until it is kept, its records are those of the next one.
+        check.take_root();
         Ok(())
     }
 
@@ -236,11 +205,12 @@ impl<'h> Exporter<'h> {
     /// [`ExportError::Io`].
     pub fn finish(&mut self, created_ts_ms: UnixMillis) -> Result<Option<Manifest>, ExportError> {
         self.checkpoint()?;
-        let (Some(chain), false) = (&self.chain, self.manifest.is_empty()) else { return Ok(None) };
+        let (Some(check), false) = (&self.check, self.manifest.is_empty()) else { return Ok(None) };
+        let ChainName { stream, writer_id } = check.chain();
         let manifest = Manifest {
             version: 1,
-            stream: chain.stream.clone(),
-            writer_id: chain.writer_id.clone(),
+            stream: stream.to_owned(),
+            writer_id: writer_id.to_owned(),
             checkpoints: self.manifest.clone(),
             created_ts_ms,
         };

@@ -134,7 +134,7 @@ pub enum OpenError {
 }
 
 /// Appends to a log on this machine. Dropped without [`WalSink::close`] it leaves the log as a kill would: whole, to be
-/// recovered when it is opened.
+/// recovered when it is opened. A drop never waits longer than the sink's deadline, even beside a disk that hangs.
 ///
 /// ```
 /// use stele_engine::birth::CreateOptions;
@@ -285,12 +285,7 @@ impl WalSink {
     /// Takes nothing more, and waits for no more than the flush under way: who waits for a later one is told
     /// [`AppendError::Canceled`]. The log is left as a kill would leave it.
     pub fn abort(&self) {
-        self.shared.aborted.store(true, Ordering::Release);
-        // Those who push meanwhile find the queue closed; those whose batch was cut hear from the log.
-        drop(self.shared.queue.abandon());
-        if let Ok(mut log) = self.shared.lock() {
-            drop(log.take());
-        }
+        self.shared.abort();
         self.join();
     }
 
@@ -383,12 +378,41 @@ impl AuditSink for WalSink {
 }
 
 impl Drop for WalSink {
+    /// Aborts. Where the flush under way takes longer than the sink's deadline, it is left to a thread that ends with it:
+    /// until then the log stays locked.
     fn drop(&mut self) {
-        self.abort();
+        let cutter = lock(&self.cutter).take();
+        if self.workers == Workers::Inline || cutter.is_none() {
+            // Nobody else flushes, or it was closed.
+            self.shared.abort();
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let (done, told) = mpsc::sync_channel::<()>(0);
+        let end = move || {
+            shared.abort();
+            drop(cutter.map(JoinHandle::join));
+            drop(done);
+        };
+        match std::thread::Builder::new().name("stele-sink-end".to_owned()).spawn(end) {
+            // Nothing is ever sent: the channel ends with the thread's work.
+            Ok(_thread) => drop(told.recv_timeout(self.config.deadline)),
+            Err(_no_thread) => self.shared.abort(),
+        }
     }
 }
 
 impl Shared {
+    /// Takes nothing more; who waits is told [`AppendError::Canceled`]. Waits for the flush under way.
+    fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+        // Those who push meanwhile find the queue closed; those whose batch was cut hear from the log.
+        drop(self.queue.abandon());
+        if let Ok(mut log) = self.lock() {
+            drop(log.take());
+        }
+    }
+
     /// A panic while the lock was held may have left the log half changed: then the sink has failed.
     fn lock(&self) -> Result<MutexGuard<'_, Option<LocalLog>>, AppendError> {
         let Ok(log) = self.log.lock() else {

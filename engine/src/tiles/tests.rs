@@ -1,17 +1,22 @@
 use proptest::prelude::*;
-use stele_proof::tree::{leaf_hash, node_hash};
+use stele_proof::tree::{CompactRange, leaf_hash, node_hash};
 
 use super::*;
 
-/// Three frames, the first without leaves; leaf 255 completes node 0 of tile level 1.
+fn node(level: u8, index: u64) -> Node {
+    Node::new(level, index).unwrap()
+}
+
+/// Three frames, the first without leaves; leaf 255 completes node 15 of level 4 and node 0 of level 8.
 fn sample() -> Vec<u8> {
     let mut builder = TilesBuilder::new(SegmentNumber::new(2), LeafIndex::new(254), RaftIndex::new(7));
-    let node = |level, index| Node::new(level, index).unwrap();
     builder.frame(Offset::new(0x4000), LeafIndex::new(254));
     builder.frame(Offset::new(0x5000), LeafIndex::new(254));
     builder.observe(node(0, 254), Hash::new([1; 32]));
     builder.observe(node(0, 255), Hash::new([2; 32]));
     builder.observe(node(1, 127), Hash::new([0xee; 32]));
+    builder.observe(node(4, 15), Hash::new([8; 32]));
+    builder.observe(node(7, 1), Hash::new([0xee; 32]));
     builder.observe(node(8, 0), Hash::new([9; 32]));
     builder.frame(Offset::new(0x6000), LeafIndex::new(256));
     builder.observe(node(0, 256), Hash::new([3; 32]));
@@ -26,9 +31,9 @@ fn decode(bytes: &[u8]) -> Result<Tiles, TilesFault> {
 fn golden_bytes_both_ways() {
     let golden = [
         b"STELTILE",
-        &[0x7f, 0xa2, 0x58, 0x08, 0x38, 0x13, 0xd1, 0x1a, 0xca, 0x98, 0x81, 0x44, 0x94, 0xa9, 0x11, 0xff][..],
-        &[0x00, 0x28, 0x5f, 0xe3, 0xc8, 0xb3, 0x24, 0x14, 0x81, 0xe6, 0x40, 0x1a, 0xbf, 0xb0, 0x17, 0xf1],
-        &[1, 0, 0, 0, 3, 0, 0, 0],
+        &[0x1d, 0x53, 0x94, 0x12, 0xd9, 0x0f, 0x34, 0x90, 0x82, 0xc6, 0x1d, 0x07, 0xab, 0x6f, 0x51, 0x73][..],
+        &[0xdf, 0x1f, 0xeb, 0x0b, 0xb2, 0x3b, 0xe9, 0x16, 0xe7, 0xdc, 0x4d, 0xbc, 0x9f, 0xbe, 0xba, 0x29],
+        &[2, 0, 0, 0, 3, 0, 0, 0],
         &[2, 0, 0, 0, 0, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0],
         &[5, 0, 0, 0, 0, 0, 0, 0, 0, 0x70, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0, 0, 0],
         &[0, 0x40, 0, 0, 0, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0, 0],
@@ -37,6 +42,7 @@ fn golden_bytes_both_ways() {
         &[1; 32],
         &[2; 32],
         &[3; 32],
+        &[8; 32],
         &[9; 32],
     ]
     .concat();
@@ -52,8 +58,9 @@ fn golden_bytes_both_ways() {
     let byte = |hash: Option<Hash>| hash.map(|hash| hash.as_bytes()[0]);
     let leaves = [253, 254, 255, 256, 257].map(|leaf| byte(tiles.leaf_hash(LeafIndex::new(leaf))));
     assert_eq!(leaves, [None, Some(1), Some(2), Some(3), None]);
-    assert_eq!([0, 1].map(|index| byte(tiles.tile_hash(1, index))), [Some(9), None]);
-    assert_eq!([2, 7, 8, 255].map(|level| byte(tiles.tile_hash(level, 0))), [None; 4]);
+    assert_eq!([14, 15, 16].map(|index| byte(tiles.stored_hash(node(4, index)))), [None, Some(8), None]);
+    assert_eq!([0, 1].map(|index| byte(tiles.stored_hash(node(8, index)))), [Some(9), None]);
+    assert_eq!([7, 12, 60, 63].map(|level| byte(tiles.stored_hash(node(level, 0)))), [None; 4]);
 }
 
 #[test]
@@ -99,7 +106,9 @@ fn forged(at: usize, bytes: &[u8]) -> Result<Tiles, TilesFault> {
 #[test]
 fn what_is_never_written_is_refused_under_a_good_checksum() {
     assert!(forged(0, &[]).is_ok());
-    assert_eq!(forged(40, &[2]), Err(TilesFault::UnknownVersion(2)));
+    assert_eq!(forged(40, &[0]), Err(TilesFault::OlderVersion(0)));
+    assert_eq!(forged(40, &[1]), Err(TilesFault::OlderVersion(1)));
+    assert_eq!(forged(40, &[3]), Err(TilesFault::UnknownVersion(3)));
     assert_eq!(forged(48, &[3]), Err(TilesFault::OtherSegment(SegmentNumber::new(3))));
     let far = u64::MAX.to_le_bytes();
     let cases: &[(usize, &[u8], &'static str)] = &[
@@ -139,7 +148,7 @@ fn a_segment_without_leaves_has_frames_only() {
     let tiles = decode(&bytes).unwrap();
     assert!(tiles.leaves().is_empty());
     assert_eq!(tiles.frame_of_leaf(LeafIndex::new(512)), None);
-    assert_eq!(tiles.tile_hash(1, 1), None);
+    assert_eq!(tiles.stored_hash(node(8, 1)), None);
 }
 
 #[test]
@@ -160,18 +169,17 @@ fn a_frame_that_does_not_follow_is_our_own_bug() {
 }
 
 #[test]
-fn a_node_is_a_row_of_one_tile() {
-    let run = |level, index| TileRun::of(Node::new(level, index).unwrap());
-    assert_eq!(run(0, 300), TileRun { level: 0, indexes: 300..301 });
-    assert_eq!(run(7, 3), TileRun { level: 0, indexes: 384..512 });
-    assert_eq!(run(8, 3), TileRun { level: 1, indexes: 3..4 });
-    assert_eq!(run(17, 5), TileRun { level: 2, indexes: 10..12 });
-    assert_eq!(run(63, 0), TileRun { level: 7, indexes: 0..128 });
-    assert_eq!(completing_leaf(0, 7), Some(LeafIndex::new(7)));
-    assert_eq!(completing_leaf(2, 1), Some(LeafIndex::new(131_071)));
-    assert_eq!(completing_leaf(8, 0), None);
-    assert_eq!(completing_leaf(255, 0), None);
-    assert_eq!(completing_leaf(0, u64::MAX), None);
+fn a_node_is_a_row_of_a_stored_level() {
+    let row = |level, index| stored_row(node(level, index)).collect::<Vec<_>>();
+    assert_eq!(row(0, 300), [node(0, 300)]);
+    assert_eq!(row(3, 3), (24..32).map(|index| node(0, index)).collect::<Vec<_>>());
+    assert_eq!(row(7, 3), (24..32).map(|index| node(4, index)).collect::<Vec<_>>());
+    assert_eq!(row(8, 3), [node(8, 3)]);
+    assert_eq!(row(17, 5), [node(16, 10), node(16, 11)]);
+    assert_eq!(row(63, 0), (0..8).map(|index| node(60, index)).collect::<Vec<_>>());
+    assert_eq!(completing_leaf(node(0, 7)), LeafIndex::new(7));
+    assert_eq!(completing_leaf(node(16, 1)), LeafIndex::new(131_071));
+    assert_eq!(completing_leaf(node(0, u64::MAX - 1)), LeafIndex::new(u64::MAX - 1));
 }
 
 /// The hashes of all perfect subtrees, level by level.
@@ -218,15 +226,16 @@ proptest! {
 
     /// I-TILES-1.
     #[test]
-    fn every_tile_hash_is_in_exactly_one_segment(segments in segments()) {
+    fn every_stored_hash_is_in_exactly_one_segment(segments in segments()) {
         let sidecars = sidecars(&segments);
         let levels = brute_force(segments.iter().flatten().sum());
-        for (level, hashes) in (0..).zip(levels.iter().step_by(8)) {
+        for (level, hashes) in (0..).zip(&levels).step_by(4) {
             for (index, expected) in (0..).zip(hashes) {
-                let holders: Vec<_> = sidecars.iter().filter(|tiles| tiles.tile_hash(level, index).is_some()).collect();
-                prop_assert_eq!(holders.len(), 1, "level {} index {}", level, index);
-                prop_assert_eq!(holders[0].tile_hash(level, index), Some(*expected));
-                prop_assert!(holders[0].leaves().contains(completing_leaf(level, index).unwrap()));
+                let node = node(level, index);
+                let holders: Vec<_> = sidecars.iter().filter(|tiles| tiles.stored_hash(node).is_some()).collect();
+                prop_assert_eq!(holders.len(), 1, "{}", node);
+                prop_assert_eq!(holders[0].stored_hash(node), Some(*expected));
+                prop_assert!(holders[0].leaves().contains(completing_leaf(node)));
             }
         }
     }
@@ -235,20 +244,20 @@ proptest! {
     fn every_node_comes_from_the_sidecars(segments in segments()) {
         let sidecars = sidecars(&segments);
         let levels = brute_force(segments.iter().flatten().sum());
+        let stored = |node| sidecars.iter().find_map(|tiles| tiles.stored_hash(node)).ok_or(node);
         for (level, hashes) in (0..).zip(&levels) {
             for (index, expected) in (0..).zip(hashes) {
-                let node = Node::new(level, index).unwrap();
-                let found = node_hash_from(node, |level, index| {
-                    let hash = sidecars.iter().find_map(|tiles| tiles.tile_hash(level, index));
-                    hash.ok_or((level, index))
+                let node = node(level, index);
+                let mut asked = 0;
+                let found = node_hash_from(node, |node| {
+                    asked += 1;
+                    stored(node)
                 });
                 prop_assert_eq!(found, Ok(*expected), "{}", node);
+                prop_assert!(asked <= 8, "{} takes {} stored hashes", node, asked);
             }
-            let beyond = Node::new(level, hashes.len() as u64).unwrap();
-            let missing = node_hash_from(beyond, |level, index| {
-                sidecars.iter().find_map(|tiles| tiles.tile_hash(level, index)).ok_or(())
-            });
-            prop_assert_eq!(missing, Err(()), "{} is not complete", beyond);
+            let beyond = node(level, hashes.len() as u64);
+            prop_assert!(node_hash_from(beyond, stored).is_err(), "{} is not complete", beyond);
         }
     }
 

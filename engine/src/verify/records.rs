@@ -73,8 +73,7 @@ impl RecordAudit {
             self.reserved(leaf, record, slot.get(Salt::LEN..).unwrap_or_default())?;
         }
         let chains = &mut self.keeper.chains;
-        let unknown = chains.head(record.stream().escaped(), record.writer_id().escaped()).is_none();
-        if self.broken && unknown {
+        if self.broken && chains.head(record.stream().escaped(), record.writer_id().escaped()).is_none() {
             chains.restart(record, self_hash, leaf);
             return Ok(());
         }

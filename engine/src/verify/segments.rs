@@ -25,7 +25,7 @@ use crate::ring::{RingState, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::seal::describe;
 use crate::segment::SegmentFile;
-use crate::tiles::Tiles;
+use crate::tiles::{Tiles, TilesFault};
 
 use super::files::{Derived, check_derived, check_headers, check_sealed, damage, or_damage, payload_tails};
 use super::flush::Flushed;
@@ -152,12 +152,12 @@ impl<'a> Audit<'a> {
         if self.missing_sidecars > 0 {
             let missing = self.missing_sidecars;
             self.notes
-                .push(format!("{missing} tile sidecars are missing; they are derived, and reading is slow without"));
+                .push(format!("{missing} tile sidecars are missing or of an older format; they are derived, and reading is slow without"));
         }
         if self.missing_tables > 0 {
             let missing = self.missing_tables;
             self.notes.push(format!(
-                "{missing} hash tables are missing; they are derived, and finding by hash is slow without"
+                "{missing} hash tables are missing or beside an older sidecar; they are derived, and finding by hash is slow without"
             ));
         }
         Ok(())
@@ -312,6 +312,8 @@ impl<'a> Audit<'a> {
         let found = match state {
             Ok(()) => return Ok(()),
             Err(TableFault::Missing) => Derived::Missing,
+            // It names the sidecar beside it.
+            Err(TableFault::Other) if self.has_older_sidecar(reading.segment)? => Derived::Missing,
             Err(fault) => {
                 let what = format!("{fault}; it is derived: `stele repair` computes it anew");
                 Derived::Damaged(Damage { file: relative(file), offset: 0, leaf: None, what })
@@ -330,7 +332,21 @@ impl<'a> Audit<'a> {
 
     fn check_sidecar(&self, reading: &SegmentReading) -> Result<Derived, LogError> {
         let name = SegmentFile::Tiles(reading.segment);
-        check_derived(self.disk, &self.directory.segment_file(name), relative(name), &reading.tiles)
+        match check_derived(self.disk, &self.directory.segment_file(name), relative(name), &reading.tiles)? {
+            Derived::Damaged(_) if self.has_older_sidecar(reading.segment)? => Ok(Derived::Missing),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether the sidecar of a segment is a good one of an older format, which counts as missing.
+    fn has_older_sidecar(&self, segment: SegmentNumber) -> Result<bool, LogError> {
+        let path = self.directory.segment_file(SegmentFile::Tiles(segment));
+        let bytes = match read_small(self.disk, &path, MAX_TILES_BYTES) {
+            Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            bytes => bytes.ok().flatten(),
+        };
+        let decoded = bytes.map(|bytes| Tiles::decode(bytes, segment));
+        Ok(matches!(decoded, Some(Err(TilesFault::OlderVersion(_)))))
     }
 
     /// A log is opened from its newest state file: there must be none that was not due.

@@ -10,7 +10,7 @@ use crate::digest_tree::Digest;
 use crate::key::{KeyKind, SigningKey, VerifierKey};
 use crate::record::MAX_NAME_BYTES;
 
-use super::SeqRange;
+use super::{ChainName, SeqRange};
 
 /// The name of the manifest's file.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -126,7 +126,12 @@ impl Manifest {
 
     /// What is signed for a range: text that is neither a checkpoint of a log nor any other note.
     pub fn signed_text(&self, range: SeqRange, root: &Digest) -> String {
-        signed_text(&Chain { stream: &self.stream, writer_id: &self.writer_id }, range, root)
+        self.chain().signed_text(range, root)
+    }
+
+    /// Which chain it is about.
+    pub fn chain(&self) -> ChainName<'_> {
+        ChainName { stream: &self.stream, writer_id: &self.writer_id }
     }
 
     /// Adds a checkpoint behind the others.
@@ -223,14 +228,14 @@ impl Manifest {
     }
 }
 
-struct Chain<'a> {
-    stream: &'a str,
-    writer_id: &'a str,
-}
-
-fn signed_text(chain: &Chain<'_>, range: SeqRange, root: &Digest) -> String {
-    let (SeqRange { first, last }, Chain { stream, writer_id }) = (range, chain);
-    format!("stele-interop-checkpoint/v1\nrange {first} {last}\nroot {root}\nstream {stream}\nwriter_id {writer_id}\n")
+impl ChainName<'_> {
+    /// What is signed for a range of the chain: text that is neither a checkpoint of a log nor any other note.
+    pub fn signed_text(&self, range: SeqRange, root: &Digest) -> String {
+        let (SeqRange { first, last }, Self { stream, writer_id }) = (range, self);
+        format!(
+            "stele-interop-checkpoint/v1\nrange {first} {last}\nroot {root}\nstream {stream}\nwriter_id {writer_id}\n"
+        )
+    }
 }
 
 fn key_id(key: &VerifierKey) -> String {

@@ -9,7 +9,7 @@ use stele_engine::ring::{RingState, Slot, read_ring};
 use stele_engine::segment::{FileHeader, PAGE_BYTES, RING_SLOTS, SegmentFile};
 use stele_engine::signing_state::{SigningStateFile, read_signed_head};
 use stele_engine::state;
-use stele_engine::tiles::{Tiles, TilesBuilder};
+use stele_engine::tiles::{STORED_STEP, Tiles, TilesBuilder};
 use stele_proof::LeafIndex;
 use stele_proof::tree::Node;
 
@@ -147,15 +147,15 @@ fn check_sidecar(bytes: Vec<u8>) {
         }
     }
     observe_until(&mut builder, leaves.end);
-    for level in 1..8u8 {
-        let (first, end) = (leaves.first.get() >> (8 * level), leaves.end.get() >> (8 * level));
+    for level in (STORED_STEP..=Node::MAX_LEVEL).step_by(usize::from(STORED_STEP)) {
+        let (first, end) = (leaves.first.get() >> level, leaves.end.get() >> level);
         for index in first..end {
-            let hash = tiles.tile_hash(level, index).expect("I-TILES-1");
-            builder.observe(Node::new(8 * level, index).expect("I-TILES-1"), hash);
+            let node = Node::new(level, index).expect("I-TILES-1");
+            let hash = tiles.stored_hash(node).expect("I-TILES-1");
+            builder.observe(node, hash);
         }
-        assert_eq!(tiles.tile_hash(level, end), None, "I-TILES-1");
+        assert_eq!(Node::new(level, end).and_then(|node| tiles.stored_hash(node)), None, "I-TILES-1");
     }
-    assert_eq!(tiles.tile_hash(u8::MAX, 0), None);
     assert_eq!(tiles.frame(stele_engine::number::RaftIndex::new(u64::MAX)), None);
     assert_eq!(builder.finish(tiles.last_link(), tiles.last_term(), tiles.end()), bytes);
 }

@@ -337,3 +337,96 @@ fn an_export_that_was_interrupted_is_no_export() {
     exported(&source, &part(1, 30)).unwrap();
     assert!(matches!(exported(&source, &part(1, 30)), Err(InteropError::Exists(_))));
 }
+
+#[test]
+fn an_export_made_again_later_is_the_same_bytes_but_for_the_time_that_it_tells() {
+    let source = made(130);
+    let options = ExportOptions { segment_records: 30.try_into().unwrap(), ..part(11, 100) };
+    exported(&source, &options).unwrap();
+    let first = files(&source);
+    let removed = |disk: &FakeDisk| files(disk).iter().for_each(|(path, _)| disk.remove(path).unwrap());
+    removed(&source);
+    let mut log = open(&source).unwrap();
+    for number in 131..=300 {
+        push(&mut log, STREAM, number);
+    }
+    log.close().unwrap();
+    let created = Some(UnixMillis::new(77));
+    exported(&source, &ExportOptions { created, ..options }).unwrap();
+    let later = files(&source);
+    assert_eq!(first.len(), later.len());
+    for ((path, bytes), (_, later)) in first.iter().zip(&later) {
+        if path.ends_with("manifest.json") {
+            let (old, new) = (Manifest::decode(bytes).unwrap(), Manifest::decode(later).unwrap());
+            assert_eq!(Manifest { created: new.created, ..old }, new);
+            assert_eq!(new.created, UnixMillis::new(77));
+        } else {
+            assert_eq!(bytes, later, "{}", path.display());
+        }
+    }
+    removed(&source);
+    exported(&source, &ExportOptions { created, ..options }).unwrap();
+    assert_eq!(files(&source), later);
+}
+
+#[test]
+fn a_range_without_records_is_no_export_and_leaves_no_file() {
+    let source = made(30);
+    for (first, last) in [(31, 40), (5, 4), (0, 0), (u64::MAX, u64::MAX)] {
+        let refused = exported(&source, &part(first, last));
+        assert!(matches!(refused, Err(InteropError::Nothing { .. })), "{first} to {last}: {refused:?}");
+        assert_eq!(files(&source), [], "{first} to {last}");
+    }
+    // What lies only partly in the chain is cut at its end.
+    assert_eq!(exported(&source, &part(0, 7)).unwrap().range().to_string(), "1..=7");
+}
+
+#[test]
+fn a_file_that_is_cut_anywhere_or_goes_on_is_found() {
+    let source = made(30);
+    let key = key();
+    let segment_records = 12.try_into().unwrap();
+    exported(&source, &ExportOptions { key: Some(&key), segment_records, ..part(1, 30) }).unwrap();
+    for (path, bytes) in files(&source) {
+        let is_manifest = path.ends_with("manifest.json");
+        for len in (0..bytes.len()).step_by(3).chain([bytes.len() - 1]) {
+            // The manifest ends with white space.
+            if is_manifest && bytes[len..].trim_ascii().is_empty() {
+                continue;
+            }
+            let disk = source.snapshot();
+            put(&disk, &path, &bytes[..len]);
+            let found = verified(&disk);
+            assert!(matches!(found, Err(InteropError::Bad(_))), "{} of {len} bytes: {found:?}", path.display());
+        }
+        let disk = source.snapshot();
+        put(&disk, &path, &[&bytes[..], b"{"].concat());
+        assert!(matches!(verified(&disk), Err(InteropError::Bad(_))), "{} goes on", path.display());
+    }
+}
+
+#[test]
+fn files_of_another_chain_or_of_another_part_do_not_pass() {
+    let source = made(40);
+    let of = |options: &ExportOptions<'_>| {
+        let disk = source.snapshot();
+        exported(&disk, options).unwrap();
+        files(&disk)
+    };
+    let (one, next) = (of(&part(1, 10)), of(&part(11, 20)));
+    let other = of(&ExportOptions { first: 1, last: 10, ..ExportOptions::of_chain("other", WRITER) });
+    let named = |files: &[(PathBuf, Vec<u8>)], name: &str| {
+        files.iter().find(|(path, _)| path.ends_with(name)).unwrap().1.clone()
+    };
+    for (foreign, told) in [(&next, "SeqMismatch"), (&other, "another stream or writer")] {
+        for name in ["manifest.json", "wal-000000.seg"] {
+            let disk = source.snapshot();
+            one.iter().for_each(|(path, bytes)| put(&disk, path, bytes));
+            put(&disk, &Path::new(OUT).join(name), &named(foreign, name));
+            let found = verify_export(&disk, Path::new(OUT), None, &mut |_| ());
+            let Err(InteropError::Bad(finding)) = found else { panic!("{name} {told}: {found:?}") };
+            let told = [told, "OtherChain", "Schema", "SeqMismatch"];
+            assert!(told.iter().any(|word| finding.what.contains(word)), "{name}: {finding}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use stele_engine::frame::{FrameHeader, HEADER_BYTES, stored_checksum};
 use stele_engine::local::LocalLog;
 use stele_engine::number::{Alignment, Offset, SegmentNumber};
 use stele_engine::scrub::{Outcome, ScrubFinding, ScrubPosition, Scrubber};
-use stele_engine::segment::{FRAMES_START, PayloadPart, SegmentFile};
+use stele_engine::segment::{FRAMES_START, PayloadPart, RING_START, SegmentFile};
 use stele_simulator::fake_disk::FakeDisk;
 use stele_simulator::fault::Call;
 
@@ -348,4 +348,102 @@ fn an_interrupted_scrub_goes_on_at_its_position_and_misses_nothing() {
     let resumed = scrub_by(&disk, 1, Some(ScrubPosition { segment: SegmentNumber::new(2) }));
     assert_eq!(resumed.findings, [], "{:?}", resumed.notes);
     assert!(resumed.records < scrub(&disk).records);
+}
+
+/// The log, with a checkpoint over all of it and another word in the segment, all checksums set right.
+fn edited_under_a_checkpoint(number: u64, word: &[u8], other: &[u8]) -> FakeDisk {
+    let (disk, mut log) = written("true");
+    log.checkpoint().unwrap();
+    log.close().unwrap();
+    disk.settle();
+    assert_eq!(scrub(&disk).findings, []);
+    let edited = changed(&disk, &frames(number), |bytes| {
+        let at = bytes.windows(word.len()).rposition(|window| window == word).unwrap();
+        bytes[at..at + word.len()].copy_from_slice(other);
+    });
+    relink(&edited);
+    edited
+}
+
+#[test]
+fn a_record_that_does_not_follow_the_one_in_an_earlier_segment_is_found_where_nothing_else_tells() {
+    // No signed head, and the segment is not sealed.
+    let edited = changed(&closed("true"), &frames(3), |bytes| {
+        let place = |word: &[u8], from: usize| {
+            from + bytes[from..].windows(word.len()).position(|window| window == word).unwrap() + word.len()
+        };
+        let at = place(b"\"prev\":\"b3:", place(b"\"stream\":\"s\"", 0));
+        bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    });
+    relink(&edited);
+    let scrubbed = scrub(&edited);
+    let [finding] = &scrubbed.findings[..] else { panic!("{scrubbed:?}") };
+    assert_eq!((finding.segment, &*finding.damage.file), (Some(SegmentNumber::new(3)), &*frames(3)));
+    assert!(finding.damage.leaf.is_some() && finding.damage.what.contains("chain"), "{finding:?}");
+    // A scrub that begins there has not read the other record.
+    let from = Some(ScrubPosition { segment: SegmentNumber::new(3) });
+    assert_eq!(scrub_by(&edited, 1 << 20, from).findings, []);
+}
+
+#[test]
+fn the_stored_checkpoint_and_the_signed_head_are_held_against_the_tree() {
+    let word = br#""stream":"s","kind":"Line","actor":{"anon":true},"subject":{},"reason":"ok""#;
+    let edited = edited_under_a_checkpoint(3, word, &[&word[..word.len() - 3], b"no\""].concat());
+    let scrubbed = scrub(&edited);
+    let files: Vec<_> = scrubbed.findings.iter().map(|finding| &*finding.damage.file).collect();
+    assert!(!files.is_empty() && files.iter().all(|file| ["checkpoint", "signing-state"].contains(file)), "{files:?}");
+    // They cover more than a log that lost its end.
+    let (disk, mut log) = written("true");
+    let short = disk.snapshot();
+    push(&mut log, "s", b"").unwrap();
+    log.checkpoint().unwrap();
+    log.close().unwrap();
+    put(&short, "checkpoint", bytes_of(&disk, "checkpoint").as_deref());
+    let scrubbed = scrub(&short.kill());
+    assert!(first(&scrubbed).damage.what.contains("the last ones are missing"), "{scrubbed:?}");
+}
+
+#[test]
+fn beside_a_writer_nothing_behind_what_the_ring_proves_is_judged() {
+    let (disk, log) = written("true");
+    let (at, _) = *headers(&disk, 3).last().unwrap();
+    disk.flip_bit(&Path::new(LOG).join(frames(3)), at + HEADER_BYTES + 20, 0);
+    let scrubbed = scrub(&disk);
+    assert_eq!(scrubbed.findings, [], "it may be half written: {:?}", scrubbed.notes);
+    log.confirm_idle();
+    assert_eq!(first(&scrub(&disk)).damage.offset, at as u64, "now it is proven");
+
+    // Without a ring nothing of the unsealed segments is proven.
+    let [ring, start] = [RING_START, FRAMES_START.get()].map(|at| usize::try_from(at).unwrap());
+    for number in 0..4 {
+        let mut bytes = bytes_of(&disk, &frames(number)).unwrap();
+        if bytes[ring..start].iter().any(|byte| *byte != 0) {
+            bytes[ring..start].fill(0);
+            put(&disk, &frames(number), Some(&bytes));
+        }
+    }
+    let scrubbed = scrub(&disk);
+    assert_eq!(scrubbed.findings, [], "{:?}", scrubbed.notes);
+    assert!(scrubbed.notes.iter().any(|note| note.contains("nothing there is known durable")), "{:?}", scrubbed.notes);
+    drop(log);
+}
+
+#[test]
+fn what_is_read_to_find_a_later_start_is_told_as_read() {
+    let disk = closed("true");
+    let all = Scrubber::start(&environment(&disk), Path::new(LOG), None).unwrap().totals().of_bytes;
+    let begin = |disk: &FakeDisk| {
+        let from = Some(ScrubPosition { segment: SegmentNumber::new(2) });
+        let mut scrubber = Scrubber::start(&environment(disk), Path::new(LOG), from).unwrap();
+        let (first, of_bytes) = (scrubber.step(1).unwrap(), scrubber.totals().of_bytes);
+        assert!(of_bytes < all, "the bar ends where the scrub does: {of_bytes} of {all}");
+        while scrubber.step(1 << 20).unwrap().outcome != Outcome::Done {}
+        assert!(scrubber.totals().bytes <= of_bytes);
+        first.bytes
+    };
+    let quick = begin(&disk);
+    let slow = disk.snapshot();
+    [0, 1].iter().for_each(|number| put(&slow, &tiles(*number), None));
+    let read = [0, 1].map(|number| bytes_of(&disk, &frames(number)).unwrap().len() as u64 - FRAMES_START.get());
+    assert!(begin(&slow) >= quick + read[0] + read[1], "sidecars were made anew from the frames");
 }

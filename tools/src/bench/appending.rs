@@ -15,22 +15,16 @@ use stele_engine::intake::Submission;
 use stele_engine::local::{LocalLog, SealSettings};
 use stele_proof::checkpoint::Origin;
 
-use super::engine::Row;
 use super::limit::{self, Load};
 use super::records::Records;
+use super::row::Row;
+use super::sizes::{SMALL_BATCH, Sizes};
 use super::stopwatch::{Stopwatch, median};
 use crate::exit::{Exit, Failure};
 
-/// The records of a block of the default height.
-const BLOCK: usize = 1 << 16;
-/// What lies before what is timed: with two blocks behind it a log prepares files of the right length.
-const WARM: usize = 2 * BLOCK;
-/// Records that the workloads of this module need.
-pub(super) const RECORDS: usize = WARM + 3 * BLOCK;
 /// Canonical bytes of each.
 pub(super) const RECORD_BYTES: usize = 1024;
 pub(super) const CHAINS: usize = 64;
-const ROUNDS: usize = 3;
 /// Bytes of a page, a frame header, a batch header and a record's length.
 const PAGE: usize = 4096;
 const FRAME: usize = 64 + 24;
@@ -47,13 +41,15 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(batch: usize) -> Self {
+    fn of(batch: usize, sizes: &Sizes) -> Self {
         let seal_bytes = SealSettings::default().bytes;
-        if batch < 16 {
+        // With two blocks behind it, which is what is not timed, a log prepares files of the right length.
+        let timed = sizes.batched_records(batch);
+        if batch < SMALL_BATCH {
             // Frames are a page at least: shorter segments, of as many frames.
-            return Self { batch, warm: 2 << 9, timed: 2 << 9, seal_bytes: 2 << 20 };
+            return Self { batch, warm: timed, timed, seal_bytes: 2 << 20 };
         }
-        Self { batch, warm: WARM, timed: 2 * BLOCK, seal_bytes }
+        Self { batch, warm: timed, timed, seal_bytes }
     }
 
     /// What the limit writes: as many flushes of as many bytes, the slot of the flush ring among them.
@@ -63,17 +59,25 @@ impl Shape {
     }
 }
 
+/// A workload of batches.
+#[derive(Clone, Copy)]
+pub(super) struct Batches {
+    pub(super) workload: &'static str,
+    /// Records each.
+    pub(super) batch: usize,
+}
+
 /// Batches of `batch` records, each a frame, each frame a flush, the next batch taken in during the flush.
 pub(super) fn batches(
     environment: &Environment,
     directory: &Path,
     records: &Records,
-    batch: usize,
-    workload: &'static str,
+    sizes: &Sizes,
+    Batches { batch, workload }: Batches,
 ) -> Result<Row, Failure> {
-    let shape = Shape::of(batch);
+    let shape = Shape::of(batch, sizes);
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..sizes.rounds {
         limits.push(limit::run(directory, shape.load())?);
         let path = directory.join(format!("append-{batch}-{round}"));
         let mut log = create(environment, &path, shape.seal_bytes)?;
@@ -87,15 +91,15 @@ pub(super) fn batches(
     let (seconds, limit_seconds) = (median(&mut ours), median(&mut limits));
     let load = shape.load();
     Ok(Row::new(workload)
+        .number("ratio_to_limit", limit_seconds / seconds)
         .number("records_per_second", shape.timed as f64 / seconds)
         .number("limit_records_per_second", shape.timed as f64 / limit_seconds)
-        .number("ratio_to_limit", limit_seconds / seconds)
         .count("records", shape.timed as u64)
         .count("bytes", (shape.timed * RECORD_BYTES) as u64)
         .count("flushes", load.flushes)
         .count("bytes_a_flush", load.flush_bytes as u64)
         .number("seconds", seconds)
-        .count("rounds", ROUNDS as u64))
+        .count("rounds", sizes.rounds as u64))
 }
 
 fn append_batches(
@@ -126,30 +130,35 @@ fn wait(told: &mpsc::Receiver<Result<(), stele_engine::error::Poisoned>>) -> Res
 }
 
 /// As many records as one process can, batches and flushes as they come.
-pub(super) fn stream(environment: &Environment, directory: &Path, records: &Records) -> Result<Row, Failure> {
+pub(super) fn stream(
+    environment: &Environment,
+    directory: &Path,
+    records: &Records,
+    sizes: &Sizes,
+) -> Result<Row, Failure> {
+    let (warm, timed) = (sizes.append_records, sizes.streamed_records());
     let mut seconds = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..sizes.rounds {
         let path = stream_log(directory);
         if round > 0 {
             remove(&path)?;
         }
         let mut log = create(environment, &path, SealSettings::default().bytes)?;
-        push_range(&mut log, records, 0..WARM)?;
+        push_range(&mut log, records, 0..warm)?;
         log.flush()?;
         let watch = Stopwatch::start();
-        push_range(&mut log, records, WARM..records.len())?;
+        push_range(&mut log, records, warm..warm + timed)?;
         log.flush()?;
         seconds.push(watch.seconds());
         log.close()?;
     }
-    let timed = records.len() - WARM;
     let middle = median(&mut seconds);
     Ok(Row::new("append_stream")
         .number("records_per_second", timed as f64 / middle)
         .count("records", timed as u64)
         .count("bytes", (timed * RECORD_BYTES) as u64)
         .number("seconds", middle)
-        .count("rounds", ROUNDS as u64))
+        .count("rounds", sizes.rounds as u64))
 }
 
 /// Where the last round of [`stream`] leaves its log.

@@ -1,16 +1,41 @@
-//! `stele bench engine`: arguments, the order of the workloads, how a result is printed.
+//! `stele bench engine`: arguments, the order of the workloads.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use clap::Args;
+use anyhow::{Context as _, anyhow};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, value_parser};
 use stele_engine::environment::Environment;
 
+use super::appending::Batches;
 use super::records::{Maker, Records};
-use super::{appending, hashing, reading};
-use crate::exit::Failure;
+pub(super) use super::row::Row;
+use super::sizes::Sizes;
+use super::{appending, hashing, reading, row};
+use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
+
+/// All workloads, in the order in which they run.
+const WORKLOADS: [&str; 11] = [
+    "canonicalise_hash_chain",
+    "verify_self_hash",
+    "verify_chain",
+    "append_batch_1",
+    "append_batch_64",
+    "append_batch_1024",
+    "append_stream",
+    "verify_log",
+    "prove",
+    "disk",
+    "memory",
+];
+const BATCHES: [Batches; 3] = [
+    Batches { workload: "append_batch_1", batch: 1 },
+    Batches { workload: "append_batch_64", batch: 64 },
+    Batches { workload: "append_batch_1024", batch: 1024 },
+];
+/// More than that no disk here holds.
+const MAX_RECORDS: u64 = 1_000_000_000;
 
 /// The arguments of `stele bench engine`.
 #[derive(Args, Debug)]
@@ -29,12 +54,15 @@ pub struct Arguments {
     #[arg(long)]
     pub json: bool,
     /// Run only this workload; may be given more than once.
-    #[arg(long, value_name = "WORKLOAD")]
+    #[arg(long, value_name = "WORKLOAD", value_parser = PossibleValuesParser::new(WORKLOADS), hide_possible_values = true)]
     pub only: Vec<String>,
     /// How many records the log has that `prove`, `memory` and `disk` are measured on; the bars are about
     /// 10 million.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = value_parser!(u64).range(1..=MAX_RECORDS))]
     pub records: u64,
+    /// How much the other workloads do.
+    #[command(flatten)]
+    pub sizes: Sizes,
     /// Open this log and print what memory the process takes.
     #[arg(long, value_name = "LOG", hide = true)]
     pub open: Option<PathBuf>,
@@ -43,59 +71,6 @@ pub struct Arguments {
 impl Arguments {
     fn wants(&self, workloads: &[&str]) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| workloads.contains(&only.as_str()))
-    }
-}
-
-/// What was measured of one workload.
-pub(super) struct Row {
-    workload: &'static str,
-    /// The first one is what the bar is about.
-    values: Vec<(&'static str, Measured)>,
-}
-
-enum Measured {
-    Count(u64),
-    Number(f64),
-}
-
-impl Row {
-    pub(super) const fn new(workload: &'static str) -> Self {
-        Self { workload, values: Vec::new() }
-    }
-
-    pub(super) fn count(mut self, name: &'static str, value: u64) -> Self {
-        self.values.push((name, Measured::Count(value)));
-        self
-    }
-
-    pub(super) fn number(mut self, name: &'static str, value: f64) -> Self {
-        self.values.push((name, Measured::Number(value)));
-        self
-    }
-
-    fn json(&self) -> String {
-        let mut line = format!("{{\"workload\":\"{}\"", self.workload);
-        for (name, value) in &self.values {
-            // Writing to a string cannot fail.
-            let _infallible = match value {
-                Measured::Count(count) => write!(line, ",\"{name}\":{count}"),
-                Measured::Number(number) => write!(line, ",\"{name}\":{number:.4}"),
-            };
-        }
-        line.push('}');
-        line
-    }
-
-    fn text(&self) -> String {
-        let mut line = format!("{:<24}", self.workload);
-        for (name, value) in &self.values {
-            let _infallible = match value {
-                Measured::Count(count) => write!(line, "  {name} {count}"),
-                Measured::Number(number) if *number >= 1000.0 => write!(line, "  {name} {number:.0}"),
-                Measured::Number(number) => write!(line, "  {name} {number:.3}"),
-            };
-        }
-        line
     }
 }
 
@@ -111,7 +86,13 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
     let suffix: String = suffix.iter().map(|byte| format!("{byte:02x}")).collect();
     let parent = arguments.dir.as_deref().unwrap_or(Path::new("."));
     let directory = parent.join(format!("stele-bench-{suffix}"));
+    if !parent.is_dir() {
+        return Err(Failure::new(Exit::Usage, anyhow!("--dir {}: is not a directory", parent.display())));
+    }
     environment.disk.create_directory(&directory)?;
+    if !arguments.json {
+        streams.line(row::HEADING)?;
+    }
     let done = measure(arguments, environment, &directory, &mut |row| {
         streams.line(if arguments.json { row.json() } else { row.text() })?;
         streams.flush()
@@ -125,26 +106,26 @@ fn measure(
     directory: &Path,
     print: &mut dyn FnMut(&Row) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let sizes = &arguments.sizes;
     if arguments.wants(&["canonicalise_hash_chain"]) {
-        print(&hashing::canonicalise()?)?;
+        print(&hashing::canonicalise(sizes)?)?;
     }
     if arguments.wants(&["verify_self_hash"]) {
-        print(&hashing::self_hash()?)?;
+        print(&hashing::self_hash(sizes)?)?;
     }
     if arguments.wants(&["verify_chain"]) {
-        print(&hashing::chain()?)?;
+        print(&hashing::chain(sizes)?)?;
     }
-    const BATCHES: [(usize, &str); 3] = [(1, "append_batch_1"), (64, "append_batch_64"), (1024, "append_batch_1024")];
     if arguments.wants(&["append_batch_1", "append_batch_64", "append_batch_1024", "append_stream", "verify_log"]) {
         let mut maker = Maker::new(appending::CHAINS, appending::RECORD_BYTES);
-        let records = Records::make(&mut maker, appending::RECORDS)?;
-        for (batch, workload) in BATCHES {
-            if arguments.wants(&[workload]) {
-                print(&appending::batches(environment, directory, &records, batch, workload)?)?;
+        let records = Records::make(&mut maker, sizes.needed_records())?;
+        for batches in BATCHES {
+            if arguments.wants(&[batches.workload]) {
+                print(&appending::batches(environment, directory, &records, sizes, batches)?)?;
             }
         }
         if arguments.wants(&["append_stream", "verify_log"]) {
-            let row = appending::stream(environment, directory, &records)?;
+            let row = appending::stream(environment, directory, &records, sizes)?;
             if arguments.wants(&["append_stream"]) {
                 print(&row)?;
             }
@@ -162,7 +143,7 @@ fn measure(
             print(&reading::prove(environment, &log, arguments.records)?)?;
         }
         if arguments.wants(&["disk"]) {
-            print(&reading::disk(&log, arguments.records)?)?;
+            print(&reading::disk(environment, &log, arguments.records)?)?;
         }
         if arguments.wants(&["memory"]) {
             print(&reading::memory(&log, arguments.records)?)?;

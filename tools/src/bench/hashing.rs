@@ -5,42 +5,40 @@ use std::hint::black_box;
 use anyhow::anyhow;
 use stele_proof::record::{Finished, Record, verify_chain, verify_records};
 
-use super::engine::Row;
 use super::records::{Draft, Maker, Records, filler_source};
+use super::row::Row;
+use super::sizes::Sizes;
 use super::stopwatch::{Stopwatch, median};
 use crate::exit::Failure;
 
-/// Records a round.
-const COUNT: usize = 100_000;
-const ROUNDS: usize = 3;
 /// Records that are verified together.
 const GROUP: usize = 64;
 const RECORD_BYTES: usize = 1024;
 const CHAINS: usize = 64;
 
-fn row(workload: &'static str, bytes: usize, seconds: &mut [f64]) -> Row {
+fn row(workload: &'static str, sizes: &Sizes, bytes: usize, seconds: &mut [f64]) -> Row {
     let rounds = seconds.len();
     let middle = median(seconds);
     Row::new(workload)
-        .number("records_per_second_per_core", COUNT as f64 / middle)
-        .count("records", COUNT as u64)
+        .number("records_per_second_per_core", sizes.hash_records as f64 / middle)
+        .count("records", sizes.hash_records as u64)
         .count("bytes", bytes as u64)
         .number("seconds", middle)
         .count("rounds", rounds as u64)
 }
 
 /// Builds, orders and normalises, hashes, links: from fields to a finished record.
-pub(super) fn canonicalise() -> Result<Row, Failure> {
+pub(super) fn canonicalise(sizes: &Sizes) -> Result<Row, Failure> {
     let source = filler_source();
     let mut seconds = Vec::new();
     let mut bytes = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..sizes.rounds {
         let mut heads = vec![(0, None); CHAINS];
         let mut canonical = Vec::new();
         let mut finished = Vec::new();
         bytes = 0;
         let watch = Stopwatch::start();
-        for number in 0..COUNT {
+        for number in 0..sizes.hash_records {
             let chain = number % CHAINS;
             let (seq, prev) = heads[chain];
             let draft = Draft::new(number as u64, chain, 684, &source)?;
@@ -56,15 +54,15 @@ pub(super) fn canonicalise() -> Result<Row, Failure> {
         }
         seconds.push(watch.seconds());
     }
-    Ok(row("canonicalise_hash_chain", bytes, &mut seconds))
+    Ok(row("canonicalise_hash_chain", sizes, bytes, &mut seconds))
 }
 
 /// Parses finished records strictly and compares their hashes.
-pub(super) fn self_hash() -> Result<Row, Failure> {
-    let records = Records::make(&mut Maker::new(CHAINS, RECORD_BYTES), COUNT)?;
+pub(super) fn self_hash(sizes: &Sizes) -> Result<Row, Failure> {
+    let records = Records::make(&mut Maker::new(CHAINS, RECORD_BYTES), sizes.hash_records)?;
     let all: Vec<&[u8]> = records.iter().collect();
     let mut seconds = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..sizes.rounds {
         let watch = Stopwatch::start();
         for group in all.chunks(GROUP) {
             for verified in verify_records(group) {
@@ -73,12 +71,12 @@ pub(super) fn self_hash() -> Result<Row, Failure> {
         }
         seconds.push(watch.seconds());
     }
-    Ok(row("verify_self_hash", COUNT * RECORD_BYTES, &mut seconds))
+    Ok(row("verify_self_hash", sizes, sizes.hash_records * RECORD_BYTES, &mut seconds))
 }
 
 /// Parses the records of one chain strictly and follows it.
-pub(super) fn chain() -> Result<Row, Failure> {
-    let records = Records::make(&mut Maker::new(1, RECORD_BYTES), COUNT)?;
+pub(super) fn chain(sizes: &Sizes) -> Result<Row, Failure> {
+    let records = Records::make(&mut Maker::new(1, RECORD_BYTES), sizes.hash_records)?;
     let mut canonical = Vec::new();
     let mut ends = Vec::new();
     for finished in records.iter() {
@@ -86,9 +84,9 @@ pub(super) fn chain() -> Result<Row, Failure> {
         ends.push(canonical.len());
     }
     let mut seconds = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..sizes.rounds {
         let watch = Stopwatch::start();
-        let mut parsed = Vec::with_capacity(COUNT);
+        let mut parsed = Vec::with_capacity(sizes.hash_records);
         let mut start = 0;
         for end in &ends {
             parsed.push(Record::parse(&canonical[start..*end]).map_err(|error| anyhow!(error))?);
@@ -97,5 +95,5 @@ pub(super) fn chain() -> Result<Row, Failure> {
         verify_chain(&parsed).map_err(|error| anyhow!(error))?;
         seconds.push(watch.seconds());
     }
-    Ok(row("verify_chain", canonical.len(), &mut seconds))
+    Ok(row("verify_chain", sizes, canonical.len(), &mut seconds))
 }

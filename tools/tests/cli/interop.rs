@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::{OpenOptions, Permissions, set_permissions};
+use std::ops::Add as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use crate::stele::stele;
+use crate::stele::{Ended, stele, write};
 
 /// A directory with a log of three records, an export of them, and its key's vkey.
 fn made() -> (tempfile::TempDir, String) {
@@ -70,6 +71,40 @@ fn a_scrub_tells_of_a_flipped_bit_and_ends_with_3() {
     assert!(ended.output.contains("\"ok\":false") && ended.output.contains("\"segment\":0"), "{ended:?}");
     assert!(ended.errors.contains("0000000000000000.seg, byte "), "{ended:?}");
     stele(&["scrub", "--log", text(&directory.path().join("none"))], "").refused(6, &["there is no log"]);
-    let ended = stele(&["scrub", "--log", text(&log), "--rate", "0"], "");
-    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
+
+#[test]
+fn a_rate_is_a_number_of_bytes_with_or_without_a_unit_and_nothing_else() {
+    let (directory, _) = made();
+    let log = directory.path().join("log");
+    for rate in ["100000000", "100MB", "10MiB", "1 GiB", "18446744073709551614"] {
+        assert!(stele(&["scrub", "--log", text(&log), "--rate", rate], "").output().starts_with("ok: "), "{rate}");
+    }
+    for rate in ["0", "0MiB", "", "fast", "-1", "1.5MiB", "1e6", "inf", "nan", "10XB", "99999999999999999999", "10EiB0"]
+    {
+        let ended = stele(&["scrub", "--log", text(&log), &format!("--rate={rate}")], "");
+        assert_eq!(ended.code, Some(2), "{rate}: {ended:?}");
+        assert!(ended.errors.contains("--rate"), "{rate}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_scrub_finds_another_root_in_the_stored_checkpoint() {
+    let (directory, _) = made();
+    let log = directory.path().join("log");
+    stele(&["checkpoint", "--log", text(&log)], "").output();
+    let scrub = ["scrub", "--log", text(&log)];
+    let found = |ended: &Ended, words: &[&str]| {
+        assert!(ended.code == Some(3) && words.iter().all(|word| ended.errors.contains(word)), "{ended:?}");
+    };
+    assert!(stele(&scrub, "").output().contains("held against itself only"));
+    let path = log.join("checkpoint");
+    let note = std::fs::read_to_string(&path).unwrap();
+    let root = note.lines().nth(2).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    write(&path, note.replacen(root, &"A".repeat(43).add("="), 1));
+    found(&stele(&scrub, ""), &["checkpoint, byte 0", "another root"]);
+    std::fs::remove_file(&path).unwrap();
+    write(&path, "nothing");
+    found(&stele(&scrub, ""), &["checkpoint, byte 0", "no checkpoint"]);
 }

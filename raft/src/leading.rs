@@ -1,0 +1,383 @@
+//! The task that drives the leader's sequencer: group commit without a timer.
+//!
+//! It begins when an entry of the node's own term is applied, and proposes for that term only, in one ordered
+//! stream. While proposals are under way, what arrives is packed into the next batch. After anything but the
+//! expected answer it waits until every proposal has a final one and all that was appended is applied, then begins
+//! again from the heads there; what was pending is answered as retriable.
+//!
+//! I-LEADING-1: a receipt is handed out only for a leaf that is applied.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResponse;
+use stele_engine::environment::Clock;
+use stele_engine::frame::EntryKind;
+use stele_engine::intake::Submission;
+use stele_engine::local::{Receipt, SealSettings};
+use stele_engine::number::{RaftIndex, Term};
+use stele_engine::reserved::{self, Genesis};
+use stele_engine::sequencer::{Proposed, Sequenced, Sequencer};
+use stele_engine::store::MAX_UNFLUSHED_BYTES;
+use stele_proof::TreeSize;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::entry::{Outcome, Proposal, TypeConfig};
+use crate::intake::{Answers, Message, Refused};
+use crate::machine::{Machine, SharedReplica};
+
+/// Proposals under way.
+const MAX_IN_FLIGHT: usize = 8;
+/// Bytes from which on a batch does not wait for the one before it.
+const PIPELINE_BYTES: usize = 256 << 10;
+/// A leader whose disk has not finished a flush for so long hands over.
+const HUNG: Duration = Duration::from_secs(2);
+/// How often a leader looks for work that nobody sent: sealing, seal records.
+const TICK: Duration = Duration::from_millis(50);
+
+type Raft = openraft::Raft<TypeConfig, Machine>;
+type Written = Result<ClientWriteResponse<TypeConfig>, openraft::errors::ClientWriteError<TypeConfig>>;
+
+/// The task's tools.
+pub(crate) struct Leading {
+    pub(crate) raft: Raft,
+    pub(crate) replica: SharedReplica,
+    pub(crate) messages: mpsc::Receiver<Message>,
+    pub(crate) clock: std::sync::Arc<dyn Clock>,
+    pub(crate) settings: SealSettings,
+    /// What the first leader of an empty log writes.
+    pub(crate) genesis: Option<Genesis>,
+}
+
+/// A message that was taken.
+struct Pending {
+    fates: Vec<Result<Receipt, Refused>>,
+    /// How many leaves must be applied before it is answered.
+    needs: TreeSize,
+    answer: oneshot::Sender<Answers>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// How leading ended.
+enum Ended {
+    /// Begin again.
+    Broken,
+    /// Nobody sends any more.
+    Stopped,
+}
+
+/// A term of leading.
+struct Reign {
+    sequencer: Sequencer,
+    in_flight: FuturesOrdered<Flight>,
+    pending: VecDeque<Pending>,
+    /// Leaves that are applied.
+    applied: TreeSize,
+    /// How far this node's own disk was, and since when.
+    flushed: (RaftIndex, Instant),
+}
+
+type Flight = std::pin::Pin<Box<dyn Future<Output = (Option<Written>, Flown)> + Send>>;
+
+/// What is remembered of a proposal.
+struct Flown {
+    kind: EntryKind,
+    first_leaf: stele_proof::LeafIndex,
+    end: TreeSize,
+}
+
+impl Leading {
+    /// Runs until the intake is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let Some(sequencer) = self.wait_for_lead().await else { return };
+            tracing::info!(term = sequencer.term().get(), leaves = sequencer.leaves().get(), "leading");
+            let applied = sequencer.leaves();
+            let mut reign = Reign {
+                sequencer,
+                in_flight: FuturesOrdered::new(),
+                pending: VecDeque::new(),
+                applied,
+                flushed: (RaftIndex::new(0), Instant::now()),
+            };
+            let ended = self.lead(&mut reign).await;
+            // Only what is applied for sure was answered as such; the rest is retriable.
+            reign.give_up();
+            while reign.in_flight.next().await.is_some() {}
+            if matches!(ended, Ended::Stopped) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until this node leads and everything that was appended is applied; `None` where nobody sends any more.
+    async fn wait_for_lead(&mut self) -> Option<Sequencer> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let (leads, leader) = {
+                let now = metrics.borrow_watched();
+                let last = now.last_applied.as_ref();
+                let settled = last.is_some_and(|last| {
+                    last.leader_id.term == now.current_term && Some(last.index) == now.last_log_index
+                });
+                let leads = (now.state == ServerState::Leader && settled).then_some(Term::new(now.current_term));
+                (leads, now.current_leader)
+            };
+            if let Some(term) = leads {
+                let replica = self.replica.lock();
+                if replica.tail().last_term == term {
+                    return Some(Sequencer::new(
+                        term,
+                        replica.tail(),
+                        replica.segment_start(),
+                        replica.chains().clone(),
+                    ));
+                }
+            }
+            let refused = match leader {
+                Some(node) if node == *self.raft.node_id() => Refused::Unavailable("this node is about to lead"),
+                leader => Refused::NotLeader(leader),
+            };
+            tokio::select! {
+                message = self.messages.recv() => message?.refuse(&refused),
+                changed = metrics.changed() => if changed.is_err() { self.refuse_all().await; return None },
+                () = tokio::time::sleep(TICK) => self.take_sealed().await,
+            }
+        }
+    }
+
+    /// openraft has stopped: nothing more can be appended here.
+    async fn refuse_all(&mut self) {
+        while let Some(message) = self.messages.recv().await {
+            message.refuse(&Refused::Unavailable("this node has stopped"));
+        }
+    }
+
+    async fn lead(&mut self, reign: &mut Reign) -> Ended {
+        if reign.sequencer.leaves().get() == 0
+            && let Some(genesis) = &self.genesis
+            && let Err(refusal) = reign.sequencer.take_own(
+                reserved::LOG_STREAM,
+                reserved::GENESIS_KIND,
+                &genesis.encode(),
+                self.clock.now(),
+            )
+        {
+            tracing::error!(%refusal, "the genesis record was refused");
+            return Ended::Broken;
+        }
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            while let Some(proposed) = reign.due() {
+                if !self.propose(reign, proposed).await {
+                    return Ended::Broken;
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((written, flown)) = reign.in_flight.next() => {
+                    if !reign.landed(written, &flown) {
+                        return Ended::Broken;
+                    }
+                }
+                message = self.messages.recv(), if !reign.sequencer.has_ready() => {
+                    let Some(message) = message else { return Ended::Stopped };
+                    reign.take(message);
+                    while !reign.sequencer.has_ready() && let Ok(message) = self.messages.try_recv() {
+                        reign.take(message);
+                    }
+                }
+                _ = tick.tick() => {
+                    self.take_sealed().await;
+                    self.hand_over_if_hung(reign).await;
+                    if !self.housekeeping(reign) {
+                        return Ended::Broken;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands a proposal to openraft; `false` where it has stopped.
+    async fn propose(&self, reign: &mut Reign, proposed: Proposed) -> bool {
+        self.wait_for_room().await;
+        let Proposed { kind, body, payload, first_leaf, end } = proposed;
+        let (responder, answer) = ProgressResponder::complete_only();
+        let leader = crate::entry::CommittedLeader::new(reign.sequencer.term().get());
+        let write = self.raft.write(Proposal { kind, body, payload }).with_leader(leader).responder(responder);
+        if let Err(error) = write.await {
+            tracing::error!(%error, "openraft takes no more proposals");
+            return false;
+        }
+        let flown = Flown { kind, first_leaf, end };
+        reign.in_flight.push_back(Box::pin(async move { (answer.await.ok(), flown) }));
+        true
+    }
+
+    /// Waits while too many bytes are not flushed here.
+    async fn wait_for_room(&self) {
+        let store = std::sync::Arc::clone(self.replica.lock().store());
+        crate::raft_log::wait_for_room(&store, MAX_UNFLUSHED_BYTES as u64).await;
+    }
+
+    /// Hands over to the follower that has most, where this node's own disk has made no progress for [`HUNG`]: commits
+    /// would go on without it, and its memory would not.
+    async fn hand_over_if_hung(&self, reign: &mut Reign) {
+        let (durable, waits) = {
+            let replica = self.replica.lock();
+            (replica.store().durable(), replica.store().unflushed_bytes() > 0)
+        };
+        let now = Instant::now();
+        if durable > reign.flushed.0 || !waits {
+            reign.flushed = (durable, now);
+        }
+        if now.duration_since(reign.flushed.1) < HUNG {
+            return;
+        }
+        reign.flushed.1 = now;
+        let to = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+            let own = *self.raft.node_id();
+            let matched =
+                metrics.replication.iter().flatten().filter(|(node, _)| **node != own && voters.contains(node));
+            matched.max_by_key(|(_, matched)| matched.map(|log_id| log_id.index)).map(|(node, _)| *node)
+        };
+        let Some(to) = to else { return };
+        tracing::warn!(to, "the disk of this leader has finished no flush for a while: handing over");
+        if let Err(error) = self.raft.trigger().transfer_leader(to).await {
+            tracing::warn!(%error, "handing over failed");
+        }
+    }
+
+    /// Takes what sealing has finished; where this copy differs from the log, or could not be sealed, the node stops.
+    async fn take_sealed(&self) {
+        let taken = self.replica.lock().take_sealed();
+        if let Err(error) = taken {
+            tracing::error!(%error, "this copy of the log cannot go on");
+            // What comes back is a panic of openraft's own, which has been told where it happened.
+            drop(self.raft.shutdown().await);
+        }
+    }
+
+    /// Ends a segment that is old or large; writes seal records that are due. `false` where this node leads no more.
+    fn housekeeping(&self, reign: &mut Reign) -> bool {
+        if !self.raft.is_leader() {
+            return false;
+        }
+        let replica = self.replica.lock();
+        let tail = replica.tail();
+        if tail.segment == reign.sequencer.segment() {
+            let now = self.clock.now().get();
+            let age = replica.aging_since().map_or(0, |since| now.saturating_sub(since.get()));
+            if replica.aging_since().is_some()
+                && (age >= self.settings.after_ms || tail.stored_bytes() >= self.settings.bytes)
+            {
+                reign.sequencer.end_segment();
+            }
+        }
+        let mut due = Vec::new();
+        let mut next = reign.sequencer.next_seal_record();
+        while let Some(found) = replica.found(next) {
+            due.push(found.encode());
+            next = next.next();
+        }
+        drop(replica);
+        for body in due {
+            let (stream, kind) = (reserved::SEGMENTS_STREAM, reserved::SEGMENT_SEALED_KIND);
+            if let Err(refusal) = reign.sequencer.take_own(stream, kind, &body, self.clock.now()) {
+                tracing::error!(%refusal, "a seal record was refused");
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Reign {
+    /// The next proposal, where one may go now.
+    fn due(&mut self) -> Option<Proposed> {
+        let full = self.sequencer.has_ready() || self.sequencer.waiting_bytes() >= PIPELINE_BYTES;
+        let may_go = self.in_flight.is_empty() || (full && self.in_flight.len() < MAX_IN_FLIGHT);
+        may_go.then(|| self.sequencer.next_proposal()).flatten()
+    }
+
+    /// Takes the records of a message.
+    fn take(&mut self, message: Message) {
+        let Message { records, answer, room } = message;
+        let submissions: Vec<_> = records
+            .iter()
+            .map(|submitted| Submission::Finished {
+                bytes: &submitted.record,
+                payload: submitted.payload.as_ref().map(|(salt, bytes)| (salt, &bytes[..])),
+            })
+            .collect();
+        let mut fates = Vec::with_capacity(records.len());
+        let mut needs = TreeSize::new(0);
+        self.sequencer.take(&submissions, &mut |sequenced| {
+            fates.push(match sequenced {
+                Ok(Sequenced::At(receipt)) => {
+                    needs = needs.max(TreeSize::new(receipt.index.get() + 1));
+                    Ok(receipt)
+                }
+                Ok(Sequenced::Older(_)) => Err(Refused::Unavailable("the record is older than what is remembered")),
+                Err(refusal) => Err(Refused::Record(refusal)),
+            });
+        });
+        self.pending.push_back(Pending { fates, needs, answer, _room: room });
+        self.answer();
+    }
+
+    /// Notes the answer to the oldest proposal; `false` where it is not the expected one.
+    fn landed(&mut self, written: Option<Written>, flown: &Flown) -> bool {
+        let outcome = match written {
+            Some(Ok(response)) => response.data,
+            Some(Err(error)) => {
+                tracing::info!(%error, "a proposal was not taken");
+                return false;
+            }
+            None => return false,
+        };
+        let expected = match flown.kind {
+            EntryKind::Batch => Outcome::Leaves(flown.first_leaf),
+            _ => Outcome::Done,
+        };
+        if outcome != expected {
+            tracing::info!(%outcome, %expected, "a proposal came to something else");
+            return false;
+        }
+        self.applied = flown.end;
+        self.answer();
+        true
+    }
+
+    /// Answers the messages all of whose records are applied or refused, in order.
+    fn answer(&mut self) {
+        while let Some(done) = self.pending.pop_front_if(|pending| pending.needs <= self.applied) {
+            // Where the client is gone, nobody wants the answer.
+            drop(done.answer.send(done.fates));
+        }
+    }
+
+    /// Answers all messages: what is applied has its place, the rest is retriable.
+    fn give_up(&mut self) {
+        for Pending { fates, answer, .. } in self.pending.drain(..) {
+            let applied = self.applied;
+            let fate = |fate: Result<Receipt, Refused>| match fate {
+                Ok(receipt) if !applied.contains(receipt.index) => {
+                    Err(Refused::Unavailable("the leader changed, or its lease had expired"))
+                }
+                fate => fate,
+            };
+            drop(answer.send(fates.into_iter().map(fate).collect()));
+        }
+    }
+}

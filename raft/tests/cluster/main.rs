@@ -1,0 +1,123 @@
+//! Three nodes in one process, on real files: one order, the same bytes at each, nothing acknowledged is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod cluster;
+mod wires;
+
+use cluster::{Cluster, Writer};
+use std::time::Duration;
+
+/// Time enough for any election on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_agree_on_one_order_and_seal_the_same_bytes() {
+    let mut cluster = Cluster::start(3).await;
+    let mut writers: Vec<Writer> = (0..5).map(|number| Writer::new(&format!("w{number}"))).collect();
+    for round in 0..40 {
+        for writer in &mut writers {
+            writer.write(&cluster, 1 + round % 7, PATIENCE).await;
+        }
+    }
+    let size = cluster.settle(PATIENCE).await;
+    let written: u64 = writers.iter().map(Writer::acknowledged).sum();
+    assert!(size >= written, "{size} leaves, {written} acknowledged");
+    cluster.stop_all().await;
+    cluster.compare(&writers);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_is_replaced_and_catches_up_when_it_is_back() {
+    let mut cluster = Cluster::start(3).await;
+    let mut writer = Writer::new("w");
+    writer.write(&cluster, 300, PATIENCE).await;
+    for _ in 0..3 {
+        let leader = cluster.leader(PATIENCE).await;
+        cluster.kill(leader).await;
+        writer.write(&cluster, 200, PATIENCE).await;
+        cluster.restart(leader).await;
+        writer.write(&cluster, 100, PATIENCE).await;
+    }
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_loses_nothing_and_invents_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    let mut writer = Writer::new("w");
+    for _ in 0..3 {
+        writer.write(&cluster, 100, PATIENCE).await;
+        let leader = cluster.leader(PATIENCE).await;
+        cluster.isolate(leader);
+        // The old leader takes records that never become committed there.
+        let stranded = cluster.send_to(leader, &mut Writer::new("stranded"), 20);
+        writer.write(&cluster, 100, PATIENCE).await;
+        cluster.heal();
+        for answer in stranded.await.unwrap() {
+            assert!(answer.is_err(), "a record was acknowledged by a leader without a quorum");
+        }
+    }
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_all_nodes_died_at_once_every_acknowledged_record_is_there() {
+    let mut cluster = Cluster::start(3).await;
+    let mut writer = Writer::new("w");
+    for _ in 0..2 {
+        writer.write(&cluster, 250, PATIENCE).await;
+        for node in cluster.ids() {
+            cluster.kill(node).await;
+        }
+        for node in cluster.ids() {
+            cluster.restart(node).await;
+        }
+    }
+    writer.write(&cluster, 10, PATIENCE).await;
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "temporary"]
+async fn throughput() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader(PATIENCE).await;
+    Writer::new("warm").write(&cluster, 10, PATIENCE).await;
+    let per = 400;
+    let start = std::time::Instant::now();
+    let mut tasks = Vec::new();
+    for w in 0..256 {
+        let mut writer = Writer::new(&format!("t{w}"));
+        let records = writer.next_records(per);
+        let intake = cluster.node(leader).intake().clone();
+        tasks.push(tokio::spawn(async move {
+            for record in records {
+                let answers = intake.append(vec![record]).await;
+                assert!(answers[0].is_ok(), "{answers:?}");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let took = start.elapsed();
+    println!("{} records/s", (256.0 * per as f64) / took.as_secs_f64());
+    let one = std::time::Instant::now();
+    let mut writer = Writer::new("one");
+    let mut lat = Vec::new();
+    for record in writer.next_records(500) {
+        let t = std::time::Instant::now();
+        cluster.node(leader).intake().append(vec![record]).await[0].as_ref().unwrap();
+        lat.push(t.elapsed());
+    }
+    lat.sort();
+    println!("one at a time {}/s p50 {:?} p99 {:?}", 500.0 / one.elapsed().as_secs_f64(), lat[250], lat[495]);
+    cluster.stop_all().await;
+}
