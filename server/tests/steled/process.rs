@@ -174,7 +174,8 @@ impl Cluster {
         let found = async {
             loop {
                 for node in self.running() {
-                    let status = self.admin(node).await.status(stele_api::v1::StatusRequest { log: String::new() }).await;
+                    let status =
+                        self.admin(node).await.status(stele_api::v1::StatusRequest { log: String::new() }).await;
                     let leader = status.ok().and_then(|status| status.into_inner().leader);
                     if leader.is_some_and(|leader| leader.node == node as u64) {
                         return node;
