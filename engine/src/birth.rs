@@ -122,7 +122,7 @@ fn finish(disk: &dyn Disk, directory: &LogDirectory, state: HardState, log: &Inv
         end: FRAMES_START,
         committed: RaftIndex::new(0),
     };
-    Ok(create_segment(disk, directory, log, &slot)?)
+    create_segment(disk, directory, log, &slot)
 }
 
 /// Makes everything but the first entries. The segment file comes last: without it there is no log.
