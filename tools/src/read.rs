@@ -93,7 +93,7 @@ pub struct TailArguments {
     /// How many records.
     #[arg(short = 'n', long = "records", value_name = "N", default_value_t = 10)]
     pub records: u64,
-    /// Go on with new records as they become durable, until interrupted or until nobody reads the output.
+    /// Go on with new records as they become durable, until interrupted, or until one finds that nobody reads the output.
     #[arg(short, long)]
     pub follow: bool,
     /// How records are printed.
