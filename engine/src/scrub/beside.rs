@@ -55,32 +55,25 @@ pub(super) enum TableState {
 
 /// Reads the whole hash table of a sealed segment; `tiles` are the bytes of its tile sidecar, where they are known: it
 /// names them.
-///
-/// # Errors
-/// As [`unreadable`].
 pub(super) fn check_table(
     disk: &dyn Disk,
     directory: &LogDirectory,
     segment: SegmentNumber,
     tiles: Option<&[u8]>,
     damage: &mut Vec<Damage>,
-) -> Result<TableState, LogError> {
+) -> TableState {
     let checked =
-        Table::open_beside(disk, directory, segment, tiles.unwrap_or_default()).and_then(|table| match table {
-            Ok(table) => table.check(),
-            Err(fault) => Ok(Err(fault)),
-        });
+        Table::open_beside(disk, directory, segment, tiles.unwrap_or_default()).and_then(|table| table.check());
     match checked {
-        Ok(Ok(())) => {}
-        Ok(Err(TableFault::Missing)) => return Ok(TableState::Missing),
-        Ok(Err(TableFault::Other)) if tiles.is_none() => {}
-        Ok(Err(fault)) => {
+        Ok(()) => {}
+        Err(TableFault::Missing) => return TableState::Missing,
+        Err(TableFault::Other) if tiles.is_none() => {}
+        Err(fault) => {
             let what = format!("{fault}; it is derived: `stele repair` computes it anew");
             damage.push(Damage { file: relative(SegmentFile::Hashes(segment)), offset: 0, leaf: None, what });
         }
-        Err(error) => damage.push(unreadable(directory, error, None)?),
     }
-    Ok(TableState::There)
+    TableState::There
 }
 
 /// Every copy of every generation in the guarded files. A save beside this may be half done: what is damage stays.

@@ -434,7 +434,7 @@ impl SegmentWork {
             }
         }
         let Some((whole, tree)) = self.whole.as_ref().zip(self.tree.as_ref()) else {
-            let table = self.check_table(disk, directory, self.sidecar.as_ref().map(Tiles::as_bytes), &mut damage)?;
+            let table = self.check_table(disk, directory, self.sidecar.as_ref().map(Tiles::as_bytes), &mut damage);
             return Ok(Ended { damage, body: None, table });
         };
         let leaves = LeafRange { first: self.first_leaf, end: self.tail.leaves.next_leaf() };
@@ -462,7 +462,7 @@ impl SegmentWork {
         }
         // One that names an older sidecar, or one that was told of, is told with that.
         let tiles = self.sidecar.as_ref().map(|_| &reading.tiles[..]);
-        let table = self.check_table(disk, directory, tiles, &mut damage)?;
+        let table = self.check_table(disk, directory, tiles, &mut damage);
         let body = describe_as(&reading, Digest::new(*whole.hasher.finalize().as_bytes()))?;
         Ok(Ended { damage, body: Some(Box::new(body)), table })
     }
@@ -473,10 +473,10 @@ impl SegmentWork {
         directory: &LogDirectory,
         tiles: Option<&[u8]>,
         damage: &mut Vec<Damage>,
-    ) -> Result<Option<TableState>, LogError> {
+    ) -> Option<TableState> {
         match self.standing {
-            Standing::Sealed => check_table(disk, directory, self.segment, tiles, damage).map(Some),
-            Standing::Open => Ok(None),
+            Standing::Sealed => Some(check_table(disk, directory, self.segment, tiles, damage)),
+            Standing::Open => None,
         }
     }
 }
