@@ -110,6 +110,7 @@ fn a_scrub_finds_another_root_in_the_stored_checkpoint() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test damages files behind the engine's back")]
 fn a_scrub_goes_on_behind_what_is_no_file_and_a_segment_that_is_not_there_is_not_found() {
     let (directory, _) = made();
     let log = directory.path().join("log");
