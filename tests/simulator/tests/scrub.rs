@@ -186,7 +186,7 @@ fn long() -> FakeDisk {
     let mut log = create(&disk).unwrap();
     for _ in 0..1100 {
         push(&mut log, "s", b"a payload").unwrap();
-        if log.size().get() % 64 == 0 {
+        if log.size().get().is_multiple_of(64) {
             log.flush().unwrap();
         }
     }
