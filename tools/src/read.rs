@@ -48,13 +48,14 @@ impl Form {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Prints the finished canonical record, one a line. A range is clipped at the end of the log; the first damaged
-record ends the command with exit code 3. Takes no lock: a log can be read while it is written.
+record ends the command with exit code 3. Takes no lock of the log: it can be read while it is written.
 
 Filters combine; with them the range may be left out. A time is RFC 3339 or milliseconds since 1970. They go through
 the index as it is (`stele index update` makes it and keeps it up); what it does not hold yet is read, up to
 --unindexed records. Are there more, these are not looked at, the exit code is 4 and with --json the last line is
-{\"not_yet_indexed\":{\"end\":B,\"first\":A}}. Without an index, and where another process has it open, everything is read.
-Where nothing matches the exit code is 6.
+{\"not_yet_indexed\":{\"end\":B,\"first\":A}}. Looking things up takes the lock of the index for a moment, and its store
+writes into its own files. Without an index, where another process has it open, and where this user or file system
+does not let it be written, everything is read. Where nothing matches the exit code is 6.
 
 Examples:
   stele read --log audit 17
@@ -92,7 +93,7 @@ pub struct TailArguments {
     /// How many records.
     #[arg(short = 'n', long = "records", value_name = "N", default_value_t = 10)]
     pub records: u64,
-    /// Go on with new records as they become durable, until interrupted or until nobody reads the output.
+    /// Go on with new records as they become durable, until interrupted, or until one finds that nobody reads the output.
     #[arg(short, long)]
     pub follow: bool,
     /// How records are printed.

@@ -304,12 +304,8 @@ impl<'a> Audit<'a> {
     /// without.
     fn check_table(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
         let file = SegmentFile::Hashes(reading.segment);
-        let table = Table::open_beside(self.disk, self.directory, reading.segment, &reading.tiles)?;
-        let state = match table {
-            Ok(table) => table.check()?,
-            Err(fault) => Err(fault),
-        };
-        let found = match state {
+        let table = Table::open_beside(self.disk, self.directory, reading.segment, &reading.tiles);
+        let found = match table.and_then(|table| table.check()) {
             Ok(()) => return Ok(()),
             Err(TableFault::Missing) => Derived::Missing,
             // It names the sidecar beside it.

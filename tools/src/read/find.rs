@@ -1,11 +1,12 @@
-//! `stele read` with filters: through the index where there is one that nobody else has open, else without. It
-//! feeds no index, makes none and moves none aside.
+//! `stele read` with filters: through the index where there is one that nobody else has open and that may be
+//! written, else without. It feeds no index, makes none and moves none aside, and gives it back before it prints.
 
 use std::io::{IsTerminal as _, stderr};
 use std::ops::ControlFlow;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use stele_engine::environment::Environment;
 use stele_engine::index::hashes::WantedHash;
@@ -24,10 +25,10 @@ use crate::stream::Streams;
 #[group(id = "filters", multiple = true)]
 pub struct Filters {
     /// Only records of this stream.
-    #[arg(long, value_name = "STREAM")]
+    #[arg(long, value_name = "STREAM", value_parser = NonEmptyStringValueParser::new())]
     pub stream: Option<String>,
     /// Only records of this writer.
-    #[arg(long, value_name = "WRITER")]
+    #[arg(long, value_name = "WRITER", value_parser = NonEmptyStringValueParser::new())]
     pub writer: Option<String>,
     /// Only records whose `ts_ms` is not before this time.
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -116,11 +117,13 @@ pub(super) fn run(
     // The tables beside the segments answer for a hash; they need no index to be open.
     let without = arguments.through.scan || arguments.filters.hash.is_some();
     let index = if without { None } else { opened(arguments, &reader, environment, streams) };
+    // Given back before anything is printed: whoever reads the output may take their time.
+    let places = index.map(|index| (index.look_up(&query), index.close()));
     let mut printer = Printer::new(arguments.form, streams);
-    let done = match &index {
-        Some(index) => {
+    let done = match &places {
+        Some((places, reader)) => {
             let unindexed = Unindexed::ReadAtMost(arguments.through.unindexed);
-            index.find::<Failure>(&query, unindexed, &mut |read| printer.record(&read))
+            places.read::<Failure>(reader, unindexed, &mut |read| printer.record(&read))
         }
         None => scan::<Failure>(&reader, &query, &mut |read| printer.record(&read)).map(|()| Answered::default()),
     };
@@ -160,6 +163,7 @@ fn opened(
     };
     let remedy = match &error {
         IndexError::Absent => "; `stele index update` makes one",
+        error if error.is_refused() => "; only who may write the index can use it",
         IndexError::Store(_) => "; `stele index update` makes it anew",
         _ => "",
     };
