@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// What each crate may depend on, of the crates here, and what a crate that an auditor links may use at all.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("stele-proof", &[]),
     ("stele-engine", &["stele-proof"]),
-    ("stele-tools", &["stele-proof", "stele-engine"]),
+    ("stele-raft", &["stele-proof", "stele-engine"]),
+    ("stele-api", &[]),
+    ("stele-client", &["stele-proof", "stele-api"]),
+    ("stele-tools", &["stele-proof", "stele-engine", "stele-api", "stele-client"]),
     ("stele-tests", &[]),
     ("stele-benches", &[]),
     ("stele-fuzzing", &["stele-proof", "stele-engine"]),
