@@ -9,6 +9,7 @@
 //! | [`intake`] | what clients send, bounded |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
+//! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //! | [`standing`] | what nodes remember of each other |
 //!
@@ -20,5 +21,6 @@ pub mod intake;
 mod leading;
 pub mod machine;
 pub mod node;
+pub mod peer;
 pub mod raft_log;
 pub mod standing;

@@ -1,0 +1,474 @@
+//! What peers say to each other once they have met.
+//!
+//! A request is answered by one answer; answers come in the order of the requests. The first byte is the type:
+//!
+//! | type | request | connection | type | answer |
+//! |---|---|---|---|---|
+//! | 1 | append | log; control without entries: a heartbeat | 0x81 | appended |
+//! | 2 | vote | control | 0x82 | voted |
+//! | 3 | pre-vote | control | 0x82 | voted |
+//! | 4 | transfer leader | control | 0x84 | transferred |
+//! | 5 | list segments | segments | 0x85 | segments |
+//! | 6 | read segment | segments | 0x86 | bytes |
+//! | | any | any | 0xff | failed |
+//!
+//! Parts of messages:
+//!
+//! | part | bytes | fields |
+//! |---|---|---|
+//! | vote | 17 | term 8, voted for 8, committed 1 (0 or 1) |
+//! | log id | 17 | 1 there or 0 not, term 8, index 8; zeros where it is not there |
+//!
+//! Append:
+//!
+//! | offset | bytes | field | value |
+//! |---|---|---|---|
+//! | 0 | 1 | type | 1 |
+//! | 1 | 17 | vote | the leader's |
+//! | 18 | 17 | log id | of the entry before the first |
+//! | 35 | 17 | log id | up to which the leader knows the log to be committed |
+//! | 52 | 4 | entry count `n` | at most [`MAX_ENTRIES`] |
+//! | 56 | 17 `n` | per entry | kind 1, term 8, body length 4, payload slots' length 4 |
+//! | .. | .. | per entry | body, then payload slots: the bytes that will lie in the files |
+//!
+//! The entries follow the one before, so their indexes are not said. Bodies and slots together are at most
+//! [`MAX_ENTRIES_BYTES`].
+//!
+//! The others, field after field:
+//!
+//! | message | fields |
+//! |---|---|
+//! | vote, pre-vote | vote 17, log id 17 (the candidate's last), whether leadership is transferred 1 |
+//! | transfer leader | vote 17 (the leader's), node 8 (the next), log id 17 (which it must have) |
+//! | list segments | segment 8: the first that is asked for |
+//! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
+//! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
+//! | voted | vote 17, granted 1, log id 17 (the voter's last) |
+//! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
+//! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
+//! | bytes | what stands there; fewer than asked for only at the end of the file |
+//! | failed | 1 stopped, 2 not a sealed file, 3 not readable |
+//!
+//! Little-endian. Numbers of 64 bits are below 2^62.
+
+use bytes::{Buf, Bytes};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use stele_engine::batch::{Batch, MAX_PAYLOAD_BYTES};
+use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
+use stele_engine::number::{RaftIndex, SegmentNumber};
+use stele_engine::segment::{PayloadPart, SegmentFile};
+
+use super::Class;
+use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
+use super::wire::{Fields, Frame, FrameWriter, MessageError};
+use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, decode_membership};
+use crate::raft_log::READ_BYTES;
+
+/// Most entries of one append.
+pub const MAX_ENTRIES: usize = 1 << 16;
+/// Most bytes of bodies and payload slots of one append: what is read at a time, and one entry of the largest.
+pub const MAX_ENTRIES_BYTES: usize = READ_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES;
+
+const APPEND_BYTES: usize = 56;
+const ENTRY_BYTES: usize = 17;
+/// Largest message that is neither an append nor about segments.
+const SMALL_BYTES: usize = 64;
+
+const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 4);
+const _: () = assert!(ENTRY_BYTES == 1 + 8 + 4 + 4);
+
+const APPEND: u8 = 1;
+const VOTE: u8 = 2;
+const PRE_VOTE: u8 = 3;
+const TRANSFER: u8 = 4;
+const LIST: u8 = 5;
+const READ: u8 = 6;
+const APPENDED: u8 = 0x81;
+const VOTED: u8 = 0x82;
+const TRANSFERRED: u8 = 0x84;
+const SEGMENTS: u8 = 0x85;
+const BYTES: u8 = 0x86;
+const FAILED: u8 = 0xff;
+
+/// Most bytes of a request on a connection of this class.
+pub(super) const fn max_request_bytes(class: Class) -> usize {
+    match class {
+        Class::Log => APPEND_BYTES + MAX_ENTRIES * ENTRY_BYTES + MAX_ENTRIES_BYTES,
+        Class::Control | Class::Segments => SMALL_BYTES,
+    }
+}
+
+/// Most bytes of an answer on a connection of this class.
+pub(super) const fn max_answer_bytes(class: Class) -> usize {
+    match class {
+        Class::Log | Class::Control => SMALL_BYTES,
+        Class::Segments => SMALL_BYTES + if MAX_READ_BYTES > MAX_LIST_BYTES { MAX_READ_BYTES } else { MAX_LIST_BYTES },
+    }
+}
+
+/// What a node asks of another.
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    TransferLeader(TransferLeaderRequest<TypeConfig>),
+    ListSegments { from: SegmentNumber },
+    ReadSegment { file: SegmentFile, offset: u64, len: u32 },
+}
+
+/// What it is answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    Appended(StreamAppendResult<TypeConfig>),
+    Voted(VoteResponse<TypeConfig>),
+    Transferred(TransferLeaderResponse<TypeConfig>),
+    Segments(Vec<SealedSegment>),
+    Bytes(Bytes),
+    Failed(Failure),
+}
+
+/// Why a peer could not do what it was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Its consensus has stopped.
+    #[error("the node's consensus has stopped")]
+    Stopped,
+    /// The file is not there, or is not sealed yet.
+    #[error("the node has no such sealed file")]
+    NotSealed,
+    /// The file cannot be read.
+    #[error("the node cannot read the file")]
+    Unreadable,
+}
+
+/// The id of the last entry of an append, or of the one before where it has none.
+pub(super) fn last_log_id(append: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
+    append.entries.last().map_or(append.prev_log_id, |last| Some(LogId::new(last.leader, last.index.get())))
+}
+
+/// How many of the entries fit one message; at least one, where there is one.
+pub(super) fn fitting(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += entry.payload.body.len() + entry.payload.slots.len();
+        bytes <= MAX_ENTRIES_BYTES
+    };
+    entries.iter().take(MAX_ENTRIES).take_while(fits).count()
+}
+
+/// Whether the entries follow each other and the one before: indexes are not sent.
+fn follow(append: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let first = append.prev_log_id.map_or(0, |before| before.index + 1);
+    append.entries.iter().zip(first..).all(|(entry, index)| entry.index.get() == index)
+}
+
+impl Request {
+    /// # Panics
+    /// Where entries do not follow each other or are more than fit: the log storage read them.
+    pub(super) fn encode(&self) -> Frame {
+        match self {
+            Self::Append(append) => encode_append(append),
+            Self::Vote(vote) => encode_vote(VOTE, vote),
+            Self::PreVote(vote) => encode_vote(PRE_VOTE, vote),
+            Self::TransferLeader(transfer) => {
+                let mut frame = FrameWriter::of_type(TRANSFER);
+                frame.vote(transfer.from_leader());
+                frame.put(&transfer.to_node_id().to_le_bytes());
+                frame.log_id(transfer.last_log_id());
+                frame.finish()
+            }
+            Self::ListSegments { from } => {
+                let mut frame = FrameWriter::of_type(LIST);
+                frame.put(&from.get().to_le_bytes());
+                frame.finish()
+            }
+            Self::ReadSegment { file, offset, len } => {
+                let (kind, segment, part) = match *file {
+                    SegmentFile::Frames(segment) => (1, segment, 0),
+                    SegmentFile::Payloads(segment, part) => (2, segment, part.get()),
+                    SegmentFile::Tiles(segment) => (3, segment, 0),
+                    SegmentFile::Hashes(segment) => (4, segment, 0),
+                };
+                let mut frame = FrameWriter::of_type(READ);
+                frame.put(&[kind]);
+                frame.put(&segment.get().to_le_bytes());
+                frame.put(&part.to_le_bytes());
+                frame.put(&offset.to_le_bytes());
+                frame.put(&len.to_le_bytes());
+                frame.finish()
+            }
+        }
+    }
+
+    pub(super) fn decode(class: Class, mut message: Bytes) -> Result<Self, MessageError> {
+        let mut fields = Fields::new(&message);
+        let request = match (class, fields.u8()?) {
+            (Class::Log | Class::Control, APPEND) => {
+                message.advance(1);
+                let append = decode_append(message)?;
+                if class == Class::Control && !append.entries.is_empty() {
+                    return Err(MessageError::Field("entries of a heartbeat"));
+                }
+                return Ok(Self::Append(append));
+            }
+            (Class::Control, VOTE) => Self::Vote(decode_vote(&mut fields)?),
+            (Class::Control, PRE_VOTE) => Self::PreVote(decode_vote(&mut fields)?),
+            (Class::Control, TRANSFER) => {
+                let (from, to, last) = (fields.vote()?, fields.node()?, fields.log_id()?);
+                Self::TransferLeader(TransferLeaderRequest::new(from, to.get(), last))
+            }
+            (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
+            (Class::Segments, READ) => decode_read(&mut fields)?,
+            (_, other) => return Err(MessageError::Type(other)),
+        };
+        fields.end()?;
+        Ok(request)
+    }
+}
+
+fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
+    let count = append.entries.len();
+    assert!(fitting(&append.entries) == count && follow(append), "{count} entries that are no message");
+    let length = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let mut frame = FrameWriter::of_type(APPEND);
+    frame.vote(&append.vote);
+    frame.log_id(append.prev_log_id.as_ref());
+    frame.log_id(append.leader_commit.as_ref());
+    frame.put(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+    for entry in &append.entries {
+        frame.put(&[entry.payload.kind.number()]);
+        frame.put(&entry.leader.term.to_le_bytes());
+        frame.put(&length(&entry.payload.body));
+        frame.put(&length(&entry.payload.slots));
+    }
+    for entry in &append.entries {
+        frame.put_bytes(&entry.payload.body);
+        frame.put_bytes(&entry.payload.slots);
+    }
+    frame.finish()
+}
+
+/// Reads an append behind its type.
+fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
+    let mut fields = Fields::new(&message);
+    let (vote, prev_log_id, leader_commit) = (fields.vote()?, fields.log_id()?, fields.log_id()?);
+    let count = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+    if count > MAX_ENTRIES {
+        return Err(MessageError::Field("entry count"));
+    }
+    let headers = count * ENTRY_BYTES;
+    let mut at = message.len() - fields.left() + headers;
+    if headers > fields.left() {
+        return Err(MessageError::Length(message.len()));
+    }
+    let mut entries = Vec::with_capacity(count);
+    let mut index = RaftIndex::new(prev_log_id.map_or(0, |before| before.index + 1));
+    let mut last_term = prev_log_id.map_or(0, |before| before.leader_id.term);
+    for _ in 0..count {
+        let kind = EntryKind::from_number(fields.u8()?).ok_or(MessageError::Field("entry kind"))?;
+        let term = fields.u64("term")?;
+        if term < last_term || term > vote.leader_id.term {
+            return Err(MessageError::Entry(index));
+        }
+        let mut slice = |len: u32| {
+            let end = at.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
+            let bytes = (end <= message.len()).then(|| message.slice(at..end));
+            at = end;
+            bytes.ok_or(MessageError::Length(message.len()))
+        };
+        let (body_len, slots_len) = (fields.u32()?, fields.u32()?);
+        let payload = Payload { kind, body: slice(body_len)?, slots: slice(slots_len)? };
+        if !can_stand(&payload) {
+            return Err(MessageError::Entry(index));
+        }
+        entries.push(Entry { leader: CommittedLeader::new(term), index, payload });
+        (index, last_term) = (index.next(), term);
+    }
+    if at != message.len() {
+        return Err(MessageError::Length(message.len()));
+    }
+    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+}
+
+/// Whether a log takes such an entry. openraft stops a node whose log refuses one, so nobody may send it.
+fn can_stand(payload: &Payload) -> bool {
+    let Payload { kind, body, slots } = payload;
+    let slots_len = match kind {
+        EntryKind::Blank if body.is_empty() => 0,
+        EntryKind::Membership if decode_membership(body).is_some() => 0,
+        EntryKind::Seal if body.len() == 8 => 0,
+        EntryKind::Batch => match Batch::parse(body) {
+            Ok(batch) => batch.payload_len(),
+            Err(_) => return false,
+        },
+        _ => return false,
+    };
+    body.len() <= MAX_BODY_BYTES && u32::try_from(slots.len()) == Ok(slots_len)
+}
+
+fn encode_vote(message: u8, vote: &VoteRequest<TypeConfig>) -> Frame {
+    let mut frame = FrameWriter::of_type(message);
+    frame.vote(&vote.vote);
+    frame.log_id(vote.last_log_id.as_ref());
+    frame.put(&[u8::from(vote.leadership_transfer)]);
+    frame.finish()
+}
+
+fn decode_vote(fields: &mut Fields<'_>) -> Result<VoteRequest<TypeConfig>, MessageError> {
+    let mut vote = VoteRequest::new(fields.vote()?, fields.log_id()?);
+    vote.leadership_transfer = fields.flag("leadership transfer")?;
+    Ok(vote)
+}
+
+fn decode_read(fields: &mut Fields<'_>) -> Result<Request, MessageError> {
+    let kind = fields.u8()?;
+    let (segment, part) = (fields.segment()?, PayloadPart::new(fields.u32()?));
+    let file = match kind {
+        1 => SegmentFile::Frames(segment),
+        2 => SegmentFile::Payloads(segment, part),
+        3 => SegmentFile::Tiles(segment),
+        4 => SegmentFile::Hashes(segment),
+        _ => return Err(MessageError::Field("file")),
+    };
+    if kind != 2 && part != PayloadPart::FIRST {
+        return Err(MessageError::Field("part"));
+    }
+    let (offset, len) = (fields.u64("offset")?, fields.u32()?);
+    if len == 0 || usize::try_from(len).unwrap_or(usize::MAX) > MAX_READ_BYTES {
+        return Err(MessageError::Field("length"));
+    }
+    Ok(Request::ReadSegment { file, offset, len })
+}
+
+impl Answer {
+    pub(super) fn encode(&self) -> Frame {
+        match self {
+            Self::Appended(appended) => {
+                let mut frame = FrameWriter::of_type(APPENDED);
+                match appended {
+                    Ok(matching) => {
+                        frame.put(&[0]);
+                        frame.log_id(matching.as_ref());
+                    }
+                    Err(StreamAppendError::Conflict(conflict)) => {
+                        frame.put(&[1]);
+                        frame.log_id(Some(conflict));
+                    }
+                    Err(StreamAppendError::HigherVote(vote)) => {
+                        frame.put(&[2]);
+                        frame.vote(vote);
+                    }
+                }
+                frame.finish()
+            }
+            Self::Voted(voted) => {
+                let mut frame = FrameWriter::of_type(VOTED);
+                frame.vote(&voted.vote);
+                frame.put(&[u8::from(voted.vote_granted)]);
+                frame.log_id(voted.last_log_id.as_ref());
+                frame.finish()
+            }
+            Self::Transferred(transferred) => encode_transferred(transferred),
+            Self::Segments(segments) => {
+                let mut frame = FrameWriter::of_type(SEGMENTS);
+                SealedSegment::write_list(segments, &mut frame);
+                frame.finish()
+            }
+            Self::Bytes(bytes) => {
+                let mut frame = FrameWriter::of_type(BYTES);
+                frame.put_bytes(bytes);
+                frame.finish()
+            }
+            Self::Failed(failure) => {
+                let mut frame = FrameWriter::of_type(FAILED);
+                frame.put(&[match failure {
+                    Failure::Stopped => 1,
+                    Failure::NotSealed => 2,
+                    Failure::Unreadable => 3,
+                }]);
+                frame.finish()
+            }
+        }
+    }
+
+    pub(super) fn decode(mut message: Bytes) -> Result<Self, MessageError> {
+        let mut fields = Fields::new(&message);
+        let answer = match fields.u8()? {
+            APPENDED => Self::Appended(match fields.u8()? {
+                0 => Ok(fields.log_id()?),
+                1 => Err(StreamAppendError::Conflict(fields.log_id()?.ok_or(MessageError::Field("conflict"))?)),
+                2 => Err(StreamAppendError::HigherVote(fields.vote()?)),
+                _ => return Err(MessageError::Field("appended")),
+            }),
+            VOTED => {
+                let (vote, granted, last) = (fields.vote()?, fields.flag("granted")?, fields.log_id()?);
+                Self::Voted(VoteResponse::new(vote, last, granted))
+            }
+            TRANSFERRED => Self::Transferred(decode_transferred(&mut fields)?),
+            SEGMENTS => Self::Segments(SealedSegment::read_list(&mut fields)?),
+            BYTES => {
+                message.advance(1);
+                return Ok(Self::Bytes(message));
+            }
+            FAILED => Self::Failed(match fields.u8()? {
+                1 => Failure::Stopped,
+                2 => Failure::NotSealed,
+                3 => Failure::Unreadable,
+                _ => return Err(MessageError::Field("failed")),
+            }),
+            other => return Err(MessageError::Type(other)),
+        };
+        fields.end()?;
+        Ok(answer)
+    }
+}
+
+/// openraft does not export the name of this type.
+type TransferError = <TransferLeaderResponse<TypeConfig> as Fallible>::Error;
+
+/// Names the error of a result.
+trait Fallible {
+    type Error;
+}
+
+impl<T, E> Fallible for Result<T, E> {
+    type Error = E;
+}
+
+fn encode_transferred(transferred: &TransferLeaderResponse<TypeConfig>) -> Frame {
+    let mut frame = FrameWriter::of_type(TRANSFERRED);
+    match transferred {
+        Ok(()) => frame.put(&[0; 1 + 34]),
+        Err(TransferError::VoteChanged { expected, actual }) => {
+            frame.put(&[1]);
+            frame.vote(expected);
+            frame.vote(actual);
+        }
+        Err(TransferError::LogNotFlushed { expected, actual }) => {
+            frame.put(&[2]);
+            frame.log_id(expected.as_ref());
+            frame.log_id(actual.as_ref());
+        }
+    }
+    frame.finish()
+}
+
+fn decode_transferred(fields: &mut Fields<'_>) -> Result<TransferLeaderResponse<TypeConfig>, MessageError> {
+    Ok(match fields.u8()? {
+        0 => {
+            fields.zeros::<34>()?;
+            Ok(())
+        }
+        1 => Err(TransferError::VoteChanged { expected: fields.vote()?, actual: fields.vote()? }),
+        2 => Err(TransferError::LogNotFlushed { expected: fields.log_id()?, actual: fields.log_id()? }),
+        _ => return Err(MessageError::Field("transferred")),
+    })
+}
+
+#[cfg(test)]
+mod tests;
