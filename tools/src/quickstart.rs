@@ -22,6 +22,7 @@ use stele_proof::record::Record;
 use crate::append::{self, append};
 use crate::exit::{Exit, Failure};
 use crate::prove::{prove, write_file};
+use crate::remote::Target;
 use crate::stream::{Source, Streams};
 
 /// The arguments of `stele quickstart`.
@@ -81,7 +82,7 @@ fn append_files(
     let mut last = None;
     for file in &arguments.files {
         let lines = append::Arguments {
-            log: PathBuf::new(),
+            target: Target::default(),
             stream: Some("quickstart".to_owned()),
             writer: Some("quickstart".to_owned()),
             kind: Some("Line".to_owned()),

@@ -1,6 +1,7 @@
 //! `stele read` with filters: through the index where nobody else has it, else without.
 
 use std::io::{IsTerminal as _, stderr};
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -88,15 +89,16 @@ impl From<IndexError> for Failure {
 /// [`Failure`]: exit code 6 where there are none.
 pub(super) fn run(
     arguments: &Arguments,
+    directory: &Path,
     leaves: LeafRange,
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let reader = open(environment, &arguments.log, streams)?;
+    let reader = open(environment, directory, streams)?;
     let payloads = arguments.form.payloads();
     let query = Query { filter: arguments.filters.filter(), leaves, payloads };
     // The tables beside the segments answer for a hash; they need no index to be open.
-    let index = if arguments.filters.hash.is_some() { None } else { caught_up(arguments, environment, streams)? };
+    let index = if arguments.filters.hash.is_some() { None } else { caught_up(directory, environment, streams)? };
     let mut printer = Printer::new(arguments.form, streams);
     let done = match index {
         Some(mut index) => index.find::<Failure>(&query, &mut |read| printer.record(&read)),
@@ -111,13 +113,9 @@ pub(super) fn run(
 }
 
 /// The index, caught up; `None` where it cannot be had, which is told: then everything is read.
-fn caught_up(
-    arguments: &Arguments,
-    environment: &Environment,
-    streams: &mut Streams<'_>,
-) -> Result<Option<Index>, Failure> {
+fn caught_up(directory: &Path, environment: &Environment, streams: &mut Streams<'_>) -> Result<Option<Index>, Failure> {
     let bar = progress_bar()?;
-    let caught_up = Index::open(environment, &arguments.log).and_then(|mut index| {
+    let caught_up = Index::open(environment, directory).and_then(|mut index| {
         index.catch_up(&mut |indexed, durable| show(&bar, indexed, durable))?;
         Ok(index)
     });
