@@ -312,7 +312,7 @@ enum Link {
 
 enum LinkEvent {
     Rested,
-    Opened(Result<Session, NoSession>),
+    Opened(Box<Result<Session, NoSession>>),
     Answered(Box<v1::AppendResponse>),
     Ended(Option<Status>),
 }
@@ -326,7 +326,7 @@ impl Link {
                 sleep_until(*until).await;
                 LinkEvent::Rested
             }
-            Self::Opens(opening) => LinkEvent::Opened(opening.await),
+            Self::Opens(opening) => LinkEvent::Opened(Box::new(opening.await)),
             Self::Open(session) => match session.answers.message().await {
                 Ok(Some(response)) => LinkEvent::Answered(Box::new(response)),
                 Ok(None) => LinkEvent::Ended(None),
@@ -419,12 +419,14 @@ impl Worker {
     fn linked(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Rested => self.link = Link::Idle,
-            LinkEvent::Opened(Ok(session)) => self.link = Link::Open(Box::new(session)),
-            LinkEvent::Opened(Err((address, status))) => {
-                self.router.failed(&address);
-                self.refused(status);
-                self.rest();
-            }
+            LinkEvent::Opened(opened) => match *opened {
+                Ok(session) => self.link = Link::Open(Box::new(session)),
+                Err((address, status)) => {
+                    self.router.failed(&address);
+                    self.refused(status);
+                    self.rest();
+                }
+            },
             LinkEvent::Answered(response) => self.answered(*response),
             LinkEvent::Ended(status) => {
                 self.refused(status);
@@ -509,7 +511,8 @@ async fn room(requests: Option<mpsc::Sender<v1::AppendRequest>>) {
 }
 
 async fn open(router: &Router, address: &Address) -> Result<Session, Option<Status>> {
-    let channel = router.channel(address).await.map_err(|_| None)?;
+    // Why does not matter: another one is asked.
+    let Ok(channel) = router.channel(address).await else { return Err(None) };
     let (requests, mut outgoing) = mpsc::channel(1);
     let stream = stream::poll_fn(move |context| outgoing.poll_recv(context));
     let answers = log_client(channel).append(stream).await.map_err(Some)?.into_inner();

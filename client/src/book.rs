@@ -93,7 +93,8 @@ struct Chain {
     in_flight: usize,
     flow: Flow,
     failed: u32,
-    last_index: Option<LeafIndex>,
+    /// Number and index of the receipted record with the highest number.
+    last: Option<(u64, LeafIndex)>,
 }
 
 /// One record on the connection, in the order of the stream.
@@ -178,7 +179,7 @@ impl Book {
                     in_flight: 0,
                     flow: Flow::Flows,
                     failed: 0,
-                    last_index: None,
+                    last: None,
                 });
                 chain.queue.push_back(ticket);
                 chain.flow == Flow::Flows
@@ -252,6 +253,7 @@ impl Book {
         };
         let flight = self.flights.pop_front().expect("it was there");
         let ticket = flight.ticket;
+        let seq = flight.identity.as_ref().map(|identity| identity.seq);
         let name = flight.identity.map(|identity| identity.chain);
         let mut chain = name.as_ref().and_then(|name| self.chains.get_mut(name));
         if let Some(chain) = &mut chain {
@@ -259,8 +261,9 @@ impl Book {
         }
         match answer {
             Ok((index, receipt)) => {
-                if let Some(chain) = chain {
-                    (chain.last_index, chain.failed) = (Some(index), 0);
+                if let (Some(chain), Some(seq)) = (chain, seq) {
+                    chain.failed = 0;
+                    chain.last = chain.last.max(Some((seq, index)));
                 }
                 if let Some(receipt) = receipt {
                     self.finish(ticket, Ok(receipt));
@@ -278,10 +281,11 @@ impl Book {
 
     /// What the caller gets, unless its time was over.
     fn check_receipt(&self, flight: &Flight, receipt: &v1::Receipt) -> Result<(LeafIndex, Option<Receipt>), Violation> {
-        let chain = flight.identity.as_ref().and_then(|identity| self.chains.get(&identity.chain));
         let second = LeafIndex::new(receipt.index);
-        if let Some(first) = chain.and_then(|chain| chain.last_index)
-            && second <= first
+        if let Some(identity) = &flight.identity
+            && let Some((seq, first)) = self.chains.get(&identity.chain).and_then(|chain| chain.last)
+            // After `Unavailable` a later record may have its receipt first.
+            && identity.seq.cmp(&seq) != second.cmp(&first)
         {
             return Err(Violation::IndexOrder { first, second });
         }

@@ -1,5 +1,6 @@
 //! Calls with one answer: heads, proofs, checkpoints, what is served.
 
+use core::future::Future;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -136,7 +137,7 @@ impl Client {
     pub async fn describe(&self) -> Result<v1::LogDescription, CallError> {
         let log = self.log().as_str().to_owned();
         let request = v1::DescribeRequest { log: log.clone() };
-        let response = self.call(async |mut log, request| log.describe(request).await, request).await?;
+        let response = self.call(|mut log, request| async move { log.describe(request).await }, request).await?;
         let mut logs = response.logs.into_iter();
         let not_found = || CallError::NotFound { text: format!("log {log} is not served here") };
         logs.find(|description| description.origin == log).ok_or_else(not_found)
@@ -151,7 +152,7 @@ impl Client {
         let log = self.log().as_str().to_owned();
         let ChainName { writer_id, stream } = chain.clone();
         let request = v1::HeadRequest { log, writer_id, stream };
-        let response = self.call(async |mut log, request| log.head(request).await, request).await?;
+        let response = self.call(|mut log, request| async move { log.head(request).await }, request).await?;
         let Some(head) = response.head else { return Ok(None) };
         let index = LeafIndex::new(head.index);
         let self_hash = hash(&head.self_hash).map(SelfHash::new).ok_or(Violation::Missing { what: "self_hash" })?;
@@ -181,7 +182,7 @@ impl Client {
     ) -> Result<ProvenRecord, CallError> {
         let log = self.log().as_str().to_owned();
         let request = v1::ProveRequest { log, index: index.get(), size: least.map(TreeSize::get) };
-        let response = self.call(async |mut log, request| log.prove(request).await, request).await?;
+        let response = self.call(|mut log, request| async move { log.prove(request).await }, request).await?;
         let broken = |error: ProofFileError| Violation::Proof { reason: error.to_string() };
         let proof = ProofFile::parse(response.proof.as_bytes()).map_err(broken)?;
         if proof.index() != index {
@@ -205,7 +206,7 @@ impl Client {
     /// [`CallError`]; `PolicyNotMet` where it lacks signatures: ask later.
     pub async fn checkpoint(&self, policy: &Policy) -> Result<SignedCheckpoint, CallError> {
         let request = v1::CheckpointRequest { log: self.log().as_str().to_owned() };
-        let note = self.call(async |mut log, request| log.checkpoint(request).await, request).await?.note;
+        let note = self.call(|mut log, request| async move { log.checkpoint(request).await }, request).await?.note;
         let checkpoint = SignedCheckpoint::verify(note, policy)?;
         self.ours(checkpoint.checkpoint(), None)?;
         Ok(checkpoint)
@@ -226,7 +227,7 @@ impl Client {
         }
         let log = self.log().as_str().to_owned();
         let request = v1::ConsistencyRequest { log, old: first.size.get(), new: second.size.get() };
-        let response = self.call(async |mut log, request| log.consistency(request).await, request).await?;
+        let response = self.call(|mut log, request| async move { log.consistency(request).await }, request).await?;
         let read = |bytes: &Bytes| hash(bytes).map(Hash::new).ok_or(Violation::Missing { what: "a hash of 32 bytes" });
         let hashes: Vec<Hash> = response.hashes.iter().map(read).collect::<Result<_, _>>()?;
         // A proof that does not hold shows that the server has none, not yet that the notes contradict each other.
@@ -260,18 +261,23 @@ impl Client {
     }
 
     /// Asks until there is an answer, follows whoever leads, and gives up after the time for one call.
-    pub(crate) async fn call<Q, A>(
+    pub(crate) async fn call<Q, A, F>(
         &self,
-        ask: impl AsyncFn(LogClient<Channel>, Q) -> Result<Response<A>, Status>,
+        ask: impl Fn(LogClient<Channel>, Q) -> F,
         request: Q,
     ) -> Result<A, CallError>
     where
         Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
     {
-        self.ask(async |channel| ask(log_client(channel), request.clone()).await.map(Response::into_inner)).await
+        Ok(self.ask(|channel| ask(log_client(channel), request.clone())).await?.into_inner())
     }
 
-    pub(crate) async fn ask<A>(&self, ask: impl AsyncFn(Channel) -> Result<A, Status>) -> Result<A, CallError> {
+    /// As [`Client::call`], for any service.
+    pub(crate) async fn ask<A, F>(&self, ask: impl Fn(Channel) -> F) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
         let mut last = String::from("no attempt was over");
         match timeout(self.router.config().timeouts.call, self.attempts(ask, &mut last)).await {
             Ok(answer) => answer,
@@ -279,16 +285,16 @@ impl Client {
         }
     }
 
-    async fn attempts<A>(
-        &self,
-        ask: impl AsyncFn(Channel) -> Result<A, Status>,
-        last: &mut String,
-    ) -> Result<A, CallError> {
+    async fn attempts<A, F>(&self, ask: impl Fn(Channel) -> F, last: &mut String) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
         let (mut backoff, mut failed) = (self.router.backoff(), 0_u32);
         loop {
             let address = self.router.target();
             let attempt = async {
-                ask(self.router.channel(&address).await.map_err(|error| Status::unavailable(error.to_string()))?).await
+                let channel = self.router.channel(&address).await;
+                ask(channel.map_err(|error| Status::unavailable(error.to_string()))?).await
             };
             // A server that hangs is one attempt, not all of them.
             let patience: Duration = self.router.config().timeouts.answer;

@@ -1,6 +1,7 @@
 //! What operators do. Every call goes to the leader by itself, and may be repeated.
 
 use core::fmt;
+use core::future::Future;
 
 use stele_api::MAX_MESSAGE_BYTES;
 use stele_api::v1;
@@ -75,7 +76,7 @@ impl Cluster {
     /// [`CallError`].
     pub async fn status(&self) -> Result<v1::StatusResponse, CallError> {
         let request = v1::StatusRequest { log: self.log() };
-        self.call(async |mut cluster, request| cluster.status(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.status(request).await }, request).await
     }
 
     /// Adds a node that follows without a vote.
@@ -86,7 +87,7 @@ impl Cluster {
         let NewNode { node, site, addresses, client_address, keys } = new;
         let (log, node, keys) = (self.log(), node.get(), Some(keys));
         let request = v1::AddLearnerRequest { log, node, site, addresses, client_address, keys };
-        self.call(async |mut cluster, request| cluster.add_learner(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.add_learner(request).await }, request).await
     }
 
     /// Makes exactly these nodes the voters.
@@ -101,7 +102,7 @@ impl Cluster {
         let voters = voters.iter().copied().map(NodeNumber::get).collect();
         let allow_unsafe = topology == Topology::AllowUnsafe;
         let request = v1::ChangeVotersRequest { log: self.log(), voters, allow_unsafe };
-        self.call(async |mut cluster, request| cluster.change_voters(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.change_voters(request).await }, request).await
     }
 
     /// Removes a node that has no vote.
@@ -110,7 +111,7 @@ impl Cluster {
     /// [`CallError`].
     pub async fn remove_node(&self, node: NodeNumber) -> Result<v1::RemoveNodeResponse, CallError> {
         let request = v1::RemoveNodeRequest { log: self.log(), node: node.get() };
-        self.call(async |mut cluster, request| cluster.remove_node(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.remove_node(request).await }, request).await
     }
 
     /// Hands leadership to a voter.
@@ -119,7 +120,7 @@ impl Cluster {
     /// [`CallError`].
     pub async fn transfer_leader(&self, to: NodeNumber) -> Result<v1::TransferLeaderResponse, CallError> {
         let request = v1::TransferLeaderRequest { log: self.log(), to: to.get() };
-        self.call(async |mut cluster, request| cluster.transfer_leader(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.transfer_leader(request).await }, request).await
     }
 
     /// Ends the open segment.
@@ -128,19 +129,22 @@ impl Cluster {
     /// [`CallError`].
     pub async fn seal_segment(&self) -> Result<v1::SealSegmentResponse, CallError> {
         let request = v1::SealSegmentRequest { log: self.log() };
-        self.call(async |mut cluster, request| cluster.seal_segment(request).await, request).await
+        self.call(|mut cluster, request| async move { cluster.seal_segment(request).await }, request).await
     }
 
     fn log(&self) -> String {
         self.client.log().as_str().to_owned()
     }
 
-    async fn call<Q: Clone, A>(
+    async fn call<Q: Clone, A, F>(
         &self,
-        ask: impl AsyncFn(ClusterClient<Channel>, Q) -> Result<Response<A>, Status>,
+        ask: impl Fn(ClusterClient<Channel>, Q) -> F,
         request: Q,
-    ) -> Result<A, CallError> {
+    ) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         let bounded = |channel| ClusterClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        self.client.ask(async |channel| ask(bounded(channel), request.clone()).await.map(Response::into_inner)).await
+        Ok(self.client.ask(|channel| ask(bounded(channel), request.clone())).await?.into_inner())
     }
 }

@@ -90,8 +90,8 @@ pub struct Batch {
     pub bytes: usize,
 }
 
-/// The most bytes that one record brings with it: finished record, salt and payload.
-pub const MAX_SUBMISSION_BYTES: usize = MAX_RECORD_BYTES + FINISH_BYTES + 32 + MAX_PAYLOAD_BYTES as usize;
+/// The most bytes that one record brings with it: finished record, salt, payload and framing.
+pub const MAX_SUBMISSION_BYTES: u64 = (MAX_RECORD_BYTES + FINISH_BYTES + 64) as u64 + MAX_PAYLOAD_BYTES;
 
 /// Everything a client needs to know.
 #[derive(Clone)]
@@ -147,7 +147,7 @@ impl ClientConfig {
             ((1..=MAX_MESSAGE_BYTES / 2).contains(&self.batch.bytes), "batch.bytes is not 1 to 2 MiB"),
             (self.in_flight.records >= 1, "in_flight.records is 0"),
             (
-                usize::try_from(self.in_flight.bytes).is_ok_and(|bytes| bytes >= MAX_SUBMISSION_BYTES),
+                u64::from(self.in_flight.bytes) >= MAX_SUBMISSION_BYTES,
                 "in_flight.bytes does not hold one record of the largest size",
             ),
             (!self.retry.base.is_zero() && self.retry.base <= self.retry.cap, "retry.base is not within 0 and cap"),

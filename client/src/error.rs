@@ -225,12 +225,12 @@ pub enum Violation {
         /// What it says.
         received: Bytes,
     },
-    /// Records of one chain got indexes that do not ascend.
-    #[error("index {second} after {first} in one chain")]
+    /// The indexes of a chain do not ascend with its numbers.
+    #[error("index {second} beside {first} in one chain, against the order of their numbers")]
     IndexOrder {
-        /// Of the earlier record.
+        /// Of the record receipted before.
         first: LeafIndex,
-        /// Of the later one.
+        /// Of this one.
         second: LeafIndex,
     },
     /// A draft became something else.

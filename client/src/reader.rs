@@ -220,14 +220,20 @@ impl Reader {
         match self.extent {
             Extent::Tail => {
                 let request = v1::TailRequest { log, from: start, with_payload };
-                let ask = async |channel| log_client(channel).tail(request.clone()).await;
+                let ask = |channel| {
+                    let request = request.clone();
+                    async move { log_client(channel).tail(request).await }
+                };
                 Ok(self.client.ask(ask).await?.into_inner())
             }
             Extent::Range { end, freshness } => {
                 let linearizable = freshness == Freshness::Linearizable;
                 let end = end.map(TreeSize::get);
                 let request = v1::ReadRequest { log, start, end, max_records: 0, with_payload, linearizable };
-                let ask = async |channel| log_client(channel).read(request.clone()).await;
+                let ask = |channel| {
+                    let request = request.clone();
+                    async move { log_client(channel).read(request).await }
+                };
                 Ok(self.client.ask(ask).await?.into_inner())
             }
         }
