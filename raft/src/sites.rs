@@ -90,11 +90,7 @@ pub fn check_voters(
 ///
 /// # Errors
 /// [`UnsafeMembership`].
-pub fn check_change(
-    now: &Membership,
-    voters: &BTreeSet<u64>,
-    topology: Topology,
-) -> Result<(), UnsafeMembership> {
+pub fn check_change(now: &Membership, voters: &BTreeSet<u64>, topology: Topology) -> Result<(), UnsafeMembership> {
     let sites: BTreeMap<u64, SiteName> = now.nodes().map(|(id, peer)| (*id, peer.site.clone())).collect();
     check_voters(voters, &sites, topology)?;
     // A half that somebody else's change left behind is finished first; it was judged when it was proposed.
@@ -149,9 +145,8 @@ mod tests {
 
     #[test]
     fn a_change_is_judged_by_where_it_leads() {
-        let change = |now: &Membership, voters: &[u64], topology| {
-            check_change(now, &voters.iter().copied().collect(), topology)
-        };
+        let change =
+            |now: &Membership, voters: &[u64], topology| check_change(now, &voters.iter().copied().collect(), topology);
         let safe = Topology::SurvivesLossOfASite;
         let laptop = membership(&[&[1]], &[(1, "a"), (2, "b"), (3, "c"), (4, "a")]);
         assert_eq!(change(&laptop, &[1, 2, 3], safe), Ok(()), "a single node may grow to three sites");

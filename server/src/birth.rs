@@ -30,10 +30,14 @@ pub enum BirthTrouble {
     #[error(transparent)]
     Keys(#[from] KeyTrouble),
     /// There is no log, and nothing says what to begin with.
-    #[error("there is no log in {0}, and no initial_cluster says how to begin one; give one, or a directory that `stele init` made")]
+    #[error(
+        "there is no log in {0}, and no initial_cluster says how to begin one; give one, or a directory that `stele init` made"
+    )]
     Nothing(String),
     /// The directory is another node's.
-    #[error("{directory} belongs to node {found}, and the configuration says node {asked}; give each node its own data_dir")]
+    #[error(
+        "{directory} belongs to node {found}, and the configuration says node {asked}; give each node its own data_dir"
+    )]
     OtherNode {
         /// The log's directory.
         directory: String,

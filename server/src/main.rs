@@ -80,14 +80,18 @@ fn execute(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 fn sources(matches: &ArgMatches) -> anyhow::Result<Sources> {
-    let named = matches.get_one::<PathBuf>("config").cloned().or_else(|| std::env::var_os("STELE_CONFIG").map(Into::into));
+    let named =
+        matches.get_one::<PathBuf>("config").cloned().or_else(|| std::env::var_os("STELE_CONFIG").map(Into::into));
     let read = |path: &Path| {
         std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))
     };
     let file = named.as_deref().map(read).transpose()?;
     let flags = KEYS.iter().filter_map(|key| Some((key, matches.get_one::<String>(key.name)?.clone()))).collect();
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        name.into_string().ok().filter(|name| name.starts_with("STELE_")).map(|name| (name, value.to_string_lossy().into_owned()))
+        name.into_string()
+            .ok()
+            .filter(|name| name.starts_with("STELE_"))
+            .map(|name| (name, value.to_string_lossy().into_owned()))
     };
     Ok(Sources { file, environment: std::env::vars_os().filter_map(text).collect(), flags })
 }

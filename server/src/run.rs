@@ -161,7 +161,8 @@ impl Running {
             Security::None => None,
             Security::Tls(paths) => Some(client_tls(paths)?),
         };
-        let (peer_listener, client_listener) = (listen(&config.listen.peer).await?, listen(&config.listen.client).await?);
+        let (peer_listener, client_listener) =
+            (listen(&config.listen.peer).await?, listen(&config.listen.client).await?);
         let bound = Bound { peer: peer_listener.local_addr()?, client: client_listener.local_addr()? };
 
         let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
@@ -289,9 +290,7 @@ fn tls_files(paths: &TlsPaths) -> TlsFiles {
 }
 
 fn client_tls(paths: &TlsPaths) -> Result<ServerTlsConfig, RunTrouble> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| RunTrouble::File { path: path.to_owned(), source })
-    };
+    let read = |path: &Path| std::fs::read(path).map_err(|source| RunTrouble::File { path: path.to_owned(), source });
     let identity = Identity::from_pem(read(&paths.cert)?, read(&paths.key)?);
     let tls = ServerTlsConfig::new().identity(identity).timeout(GREETING);
     Ok(match &paths.ca {
@@ -312,8 +311,8 @@ fn serve_clients(
     let log = LogServer::new(LogService(Arc::clone(serving)))
         .max_decoding_message_size(limits.message_bytes)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let cluster = ClusterServer::new(ClusterService::new(Arc::clone(serving)))
-        .max_decoding_message_size(limits.message_bytes);
+    let cluster =
+        ClusterServer::new(ClusterService::new(Arc::clone(serving))).max_decoding_message_size(limits.message_bytes);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(stele_api::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -351,12 +350,7 @@ async fn tell_health(health: tonic_health::server::HealthReporter, serving: Arc<
 }
 
 /// Tells whoever started the process that it is there.
-fn tell_ready(
-    environment: &Environment,
-    local: &Local,
-    bound: Bound,
-    ready: Option<&Path>,
-) -> Result<(), RunTrouble> {
+fn tell_ready(environment: &Environment, local: &Local, bound: Bound, ready: Option<&Path>) -> Result<(), RunTrouble> {
     tracing::info!(node = local.node.get(), client = %bound.client, peer = %bound.peer, "ready");
     if let Some(path) = ready {
         let text = serde_json::json!({

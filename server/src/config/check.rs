@@ -139,7 +139,8 @@ impl Checker {
         let election_max = self.take("raft.election_max", |text| duration(text, bounds));
         let times = RaftTimes { heartbeat: heartbeat?, election_min: election_min?, election_max: election_max? };
         if times.election_min < times.heartbeat * 2 {
-            let what = format!("{text} is less than two heartbeats", text = humantime::format_duration(times.election_min));
+            let what =
+                format!("{text} is less than two heartbeats", text = humantime::format_duration(times.election_min));
             self.mistake("raft.election_min", wrong(what, "give more, or make raft.heartbeat shorter"));
         }
         if times.election_max <= times.election_min {
@@ -251,7 +252,8 @@ impl Checker {
             return None;
         };
         for name in table.keys().filter(|name| !MEMBER_KEYS.contains(&name.as_str())) {
-            let remedy = nearest(name, MEMBER_KEYS).map_or_else(String::new, |(near, _)| format!("did you mean `{near}`?"));
+            let remedy =
+                nearest(name, MEMBER_KEYS).map_or_else(String::new, |(near, _)| format!("did you mean `{near}`?"));
             self.in_cluster(&format!("{prefix}.{name}"), wrong("there is no such key", remedy));
         }
         let mut field = |name: &str, kind: Kind| -> Option<String> {
@@ -283,7 +285,14 @@ impl Checker {
             _ => None,
         };
         let (log_key, cosigner) = keys?;
-        Some(Member { node: id?, site: name?, peer: peer?, client: format!("{scheme}://{}", client?), log_key, cosigner })
+        Some(Member {
+            node: id?,
+            site: name?,
+            peer: peer?,
+            client: format!("{scheme}://{}", client?),
+            log_key,
+            cosigner,
+        })
     }
 
     /// What must hold among the nodes.
@@ -412,7 +421,8 @@ fn node(text: &str) -> Result<NodeId, Wrong> {
 }
 
 fn site(text: &str) -> Result<SiteName, Wrong> {
-    SiteName::new(text).ok_or_else(|| wrong(format!("`{text}` is no site name"), "give 1 to 64 letters, digits, `-`, `_` or `.`"))
+    SiteName::new(text)
+        .ok_or_else(|| wrong(format!("`{text}` is no site name"), "give 1 to 64 letters, digits, `-`, `_` or `.`"))
 }
 
 fn origin(text: &str) -> Result<Origin, Wrong> {

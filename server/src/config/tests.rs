@@ -42,9 +42,9 @@ fn keys(node: u8, site: &str) -> String {
 }
 
 fn three() -> String {
-    [(1, "a"), (2, "b"), (3, "c")].iter().fold(THREE.to_owned(), |text, (node, site)| {
-        text.replace(&format!("{{{node}}}"), &keys(*node, site))
-    })
+    [(1, "a"), (2, "b"), (3, "c")]
+        .iter()
+        .fold(THREE.to_owned(), |text, (node, site)| text.replace(&format!("{{{node}}}"), &keys(*node, site)))
 }
 
 fn load(file: &str) -> Result<Loaded, Mistakes> {
@@ -65,9 +65,9 @@ fn a_whole_cluster_is_read_and_gives_the_same_first_entry_in_any_order() {
     let mut parts: Vec<&str> = THREE.split("[[initial_cluster]]").collect();
     parts.swap(1, 3);
     let turned = parts.join("[[initial_cluster]]");
-    let turned = [(1, "a"), (2, "b"), (3, "c")].iter().fold(turned, |text, (node, site)| {
-        text.replace(&format!("{{{node}}}"), &keys(*node, site))
-    });
+    let turned = [(1, "a"), (2, "b"), (3, "c")]
+        .iter()
+        .fold(turned, |text, (node, site)| text.replace(&format!("{{{node}}}"), &keys(*node, site)));
     assert_eq!(load(&turned).unwrap().config.cluster.unwrap().membership().encode(), bytes);
     let other = three().replace("first", "second");
     assert_ne!(load(&other).unwrap().config.cluster.unwrap().membership().encode(), bytes, "the token tells apart");
@@ -109,7 +109,11 @@ fn each_mistake_in_a_cluster_has_its_place() {
         ("peer = \"127.0.0.1:7103\"", "peer = \"127.0.0.1:7101\"", "two nodes have the peer 127.0.0.1:7101"),
         ("peer = \"127.0.0.1:7103\"", "peer = \"10.0.0.3:7103\"", "insecure_peers (file): without TLS, node 3 at"),
         ("client = \"127.0.0.1:7003\"", "", "initial_cluster[1].client (file): it is missing"),
-        ("site = \"c\"", "sitte = \"c\"", "initial_cluster[1].sitte (file): there is no such key; did you mean `site`?"),
+        (
+            "site = \"c\"",
+            "sitte = \"c\"",
+            "initial_cluster[1].sitte (file): there is no such key; did you mean `site`?",
+        ),
         ("node = 2\ncluster", "node = 4\ncluster", "node (file): node 4 is not in initial_cluster"),
         ("cluster_token = \"first\"", "", "cluster_token: it is missing"),
         ("log.origin = \"example.com/audit\"", "", "log.origin: it is missing"),
@@ -121,7 +125,9 @@ fn each_mistake_in_a_cluster_has_its_place() {
         let file = three();
         assert!(file.contains(from), "{from}");
         // The key line of node 3 differs once its site does.
-        let changed = file.replacen(from, to, 1).replace(&keys(3, "c"), &if to == "site = \"a\"" { keys(3, "a") } else { keys(3, "c") });
+        let changed = file
+            .replacen(from, to, 1)
+            .replace(&keys(3, "c"), &if to == "site = \"a\"" { keys(3, "a") } else { keys(3, "c") });
         let found = mistakes(&changed);
         assert!(found.iter().any(|line| line.contains(expected)), "{expected}\nis not among\n{}", found.join("\n"));
     }
@@ -150,7 +156,9 @@ fn flags_over_environment_over_file_over_defaults() {
     assert!(loaded.effective.contains("seal.after = \"4h\" # --seal-after\n"), "{}", loaded.effective);
     sources.environment.push(("STELE_SEAL_AFTR".into(), "1h".into()));
     let refused = Config::load(&sources).unwrap_err().to_string();
-    assert!(refused.contains("STELE_SEAL_AFTR (STELE_SEAL_AFTR): there is no such key; did you mean `STELE_SEAL_AFTER`?"));
+    assert!(
+        refused.contains("STELE_SEAL_AFTR (STELE_SEAL_AFTR): there is no such key; did you mean `STELE_SEAL_AFTER`?")
+    );
 }
 
 #[test]

@@ -53,7 +53,11 @@ impl ClusterService {
     /// The metrics of the leader.
     fn leading(&self) -> Result<Metrics, Status> {
         let metrics = self.metrics();
-        if metrics.state == ServerState::Leader { Ok(metrics) } else { Err(self.serving.not_leader(metrics.current_leader)) }
+        if metrics.state == ServerState::Leader {
+            Ok(metrics)
+        } else {
+            Err(self.serving.not_leader(metrics.current_leader))
+        }
     }
 
     /// Has a change made, and answers where it stands in the Raft log.
@@ -271,7 +275,10 @@ pub(crate) async fn hand_over(serving: &Serving, to: u64) -> Option<u64> {
     }
     let leads = async {
         loop {
-            let now = { let now = metrics.borrow_watched(); (now.current_leader, now.current_term) };
+            let now = {
+                let now = metrics.borrow_watched();
+                (now.current_leader, now.current_term)
+            };
             if now.0 == Some(to) {
                 return Some(now.1);
             }

@@ -94,9 +94,8 @@ fn refusal(serving: &Serving, refused: &Refused) -> v1::Refusal {
 }
 
 pub(super) fn record(read: ReadRecord) -> v1::Record {
-    let payload = read.payload.map(|(salt, bytes)| v1::Payload {
-        salt: Bytes::copy_from_slice(salt.as_bytes()),
-        bytes: bytes.into(),
-    });
+    let payload = read
+        .payload
+        .map(|(salt, bytes)| v1::Payload { salt: Bytes::copy_from_slice(salt.as_bytes()), bytes: bytes.into() });
     v1::Record { index: read.index.get(), canonical: read.canonical.into(), payload }
 }
