@@ -114,6 +114,16 @@ impl LogDirectory {
         self.path.join("index")
     }
 
+    /// How far the index got.
+    pub fn index_mark(&self) -> PathBuf {
+        self.index().join("mark")
+    }
+
+    /// The store under the index.
+    pub fn index_store(&self) -> PathBuf {
+        self.index().join("store")
+    }
+
     /// The lock of whoever has the index open.
     pub fn index_lock(&self) -> PathBuf {
         self.path.join("index.lock")

@@ -1,4 +1,4 @@
-//! The index: finding records by stream, writer, time and hash without reading the whole log.
+//! The index: finding records by stream, writer, time, identity and hash without reading the whole log.
 //!
 //! It is derived, it is never the source of anything, and it is no part of the log: it says *where to look*,
 //! and what is found there is read from the log and compared with what was asked for. Two parts:
@@ -6,35 +6,52 @@
 //! - [`hashes`]: beside each sealed segment a sorted table of its hashes, made when the segment is sealed and
 //!   made again by [`Index::catch_up`] where it is missing or damaged. Whoever reads can use it, without a
 //!   lock; the open segment, and one without a good table, is read instead.
-//! - *sheets* (the format is in `index/sheet.rs`): per frame, the chains with their sequence numbers and
-//!   the earliest and latest `ts_ms`, about a thousand leaves a row, in a key-value store (`index/store.rs`) in
-//!   the log's directory `index/`. Sheets are a function of the log, are written once and are numbered
-//!   without gap, so that a row that was lost or is stale is always noticed; the last thousand leaves or so
-//!   have no sheet yet and are read instead. A query without a hash looks at every sheet, and of the log reads
-//!   only the frames that may hold what it asks for.
+//! - *sheets* ([`sheet`]): for each 8,192 leaves in a row, where the records of each stream, writer and chain
+//!   lie and which sequence numbers they have, and the earliest and latest `ts_ms` of each 64 leaves. They are
+//!   rows of a key-value store (`index/store.rs`), a few dozen large ones a sheet. Sheets are a function of the
+//!   log, are written once and have numbers without gap, so that a row that was lost or is stale is always
+//!   noticed.
+//!
+//! | path in the log's directory | what |
+//! |---|---|
+//! | `segments/<16 hex digits>.hashes` | hash table of a sealed segment |
+//! | `index/mark` | which log, format version, how far the sheets reach and the root there ([`mark`]) |
+//! | `index/store/` | the sheets |
+//! | `index.lock` | the lock of whoever has the sheets open |
+//! | `index.bad-1` .. `index.bad-3` | indexes that were moved aside, the newest last |
+//!
+//! All of it can be deleted at any time when no process uses it.
 //!
 //! **Who feeds it.** Nobody who appends: `LocalLog` knows nothing of sheets. [`Index::open`] and
-//! [`Index::catch_up`] bring it up to the durable end of the log; `stele read` with a filter and
-//! `stele index rebuild` do that, and a program that embeds the log may start a [`feeder::Feeder`]. Only one
-//! process at a time has it open (`index.lock`): [`IndexError::InUse`] to all others, who answer by [`scan`].
+//! [`Index::catch_up`] bring it up to the durable end of the log; `stele index update` and `stele index
+//! rebuild` do that, and a program that embeds the log may start a [`feeder::Feeder`].
 //!
-//! **When it is thrown away.** It says its format version, which log it is of, how far it got and the root
-//! there. Another version, another log, more leaves than the log has, another root, a row that is missing or
-//! damaged, an error or a panic of the store: then `index/` is moved to `index.bad-N` (the newest
-//! [`KEPT_BAD`] are kept, for whoever wants to know why) and it is made anew from the log. No file of the log
-//! is ever changed.
+//! **Who reads it.** Only one process at a time has the store open (`index.lock`): [`IndexError::InUse`] to all
+//! others, who answer by [`scan`]. Whoever only reads ([`IndexReader`]) feeds nothing, makes nothing, moves
+//! nothing aside, and goes on by reading the log where the index fails. [`status`] takes no lock.
 //!
-//! I-INDEX-1: what a query answers through the index is what reading the whole log answers.
-//! I-INDEX-2: sheets <= durable end of the log.
+//! **Not yet indexed.** The newest leaves, fewer than a sheet where somebody feeds, have no sheet. They are
+//! read, if there are not too many ([`Unindexed`]); else the answer says which leaves were not looked at.
+//!
+//! **When it is thrown away.** Another version, another log, more leaves than the log has, another root, a row
+//! that is missing or damaged, a file that cannot be read, an error or a panic of the store: then `index/` is
+//! moved to `index.bad-N` (the newest [`KEPT_BAD`] are kept, for whoever wants to know why) and it is made anew
+//! from the log. No file of the log is ever changed.
+//!
+//! I-INDEX-1: what a query answers through the index is what reading the whole log answers, up to the leaves
+//! that it says were not looked at.
+//! I-INDEX-2: leaves with sheets <= durable end of the log.
 
 pub mod feeder;
 pub mod hashes;
-mod mark;
+mod look_up;
+pub mod mark;
 mod query;
-mod sheet;
+pub mod sheet;
 mod store;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,27 +65,31 @@ use crate::frame::Tail;
 use crate::number::SegmentNumber;
 use crate::reader::{LogReader, ReadRecord};
 use crate::replay::each_record;
+use crate::segment::LeafRange;
 
 use hashes::Table;
-use mark::Mark;
-use sheet::Sheet;
+use look_up::Sheets;
+use mark::{Mark, Seen};
+use sheet::{Row, Sheet};
 use store::Store;
 
-pub use query::{Filter, Query, scan};
+pub use look_up::{Identity, Known};
+pub use query::{Filter, Query, Unindexed, scan};
 pub use sheet::SHEET_LEAVES;
 pub use store::StoreFault;
 
 /// How many indexes that were moved aside are kept.
 pub const KEPT_BAD: u32 = 3;
 /// Sheets that are written and flushed together.
-const BATCH_SHEETS: usize = 256;
-/// The key of the mark. Sheets have the keys `s` and their number, big-endian.
-const MARK_KEY: &[u8] = b"m";
+const BATCH_SHEETS: u64 = 16;
 
 /// Why the index cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
+    /// There is none.
+    #[error("the log has no index")]
+    Absent,
     /// Another process has it open.
     #[error("the index in {} is in use by process {holder}", path.display())]
     InUse {
@@ -80,8 +101,8 @@ pub enum IndexError {
     /// The log itself cannot be read, or a file beside it not be written.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The store failed, and failed again when it was made anew.
-    #[error("the index cannot be kept: {0}")]
+    /// The index cannot be used; where it was made anew, it failed again.
+    #[error("the index cannot be used: {0}")]
     Store(#[from] StoreFault),
 }
 
@@ -96,27 +117,156 @@ impl From<DiskError> for IndexError {
 pub struct IndexStatus {
     /// Leaves that have sheets.
     pub indexed: TreeSize,
-    /// Leaves of the log that were durable when it was last looked at.
+    /// Leaves of the log that were durable when it was looked at.
     pub durable: TreeSize,
     /// Sealed segments.
     pub sealed: u64,
     /// Of these, how many have a hash table that can be used.
     pub tables: u64,
-    /// Why an index was moved aside since it was opened, the last time that was so.
-    pub moved_aside: Option<String>,
+    /// Whether some process has the sheets open.
+    pub in_use: bool,
+    /// Why what is there cannot be used, as far as its mark tells.
+    pub unusable: Option<String>,
+    /// How many indexes that were moved aside lie there.
+    pub moved_aside: u32,
 }
 
-/// What is called as the index grows: leaves that have sheets, and leaves of the log.
-pub type Progress<'p> = dyn FnMut(TreeSize, TreeSize) + 'p;
+/// Looks at the index of a log. Takes no lock and writes nothing, and opens no store: whether its rows are
+/// good shows when they are used.
+///
+/// # Errors
+/// [`LogError`] where the log cannot be read.
+pub fn status(environment: &Environment, path: &Path) -> Result<IndexStatus, LogError> {
+    let (disk, directory) = (environment.disk.as_ref(), LogDirectory::new(path));
+    // Before the log: the index may grow in between, the log too.
+    let seen = Mark::look(disk, &directory);
+    let reader = LogReader::open(environment, path)?;
+    let (indexed, unusable) = match seen {
+        Seen::Nothing if directory.index().exists() => (TreeSize::new(0), Some(NO_MARK.to_owned())),
+        Seen::Nothing => (TreeSize::new(0), None),
+        Seen::Bad(why) => (TreeSize::new(0), Some(why)),
+        Seen::Mark(mark) => match mark.judge(&reader)? {
+            Ok(()) => (mark.leaves, None),
+            Err(why) => (TreeSize::new(0), Some(why)),
+        },
+    };
+    let mut tables = 0;
+    for segment in sealed(&reader) {
+        tables += u64::from(Table::open(disk, &directory, segment)?.is_ok());
+    }
+    let kept = (1..=KEPT_BAD).filter(|number| directory.bad_index(*number).exists());
+    Ok(IndexStatus {
+        indexed,
+        durable: reader.size(),
+        sealed: reader.inventory().sealed.get(),
+        tables,
+        in_use: disk.is_locked(&directory.index_lock())?,
+        unusable,
+        moved_aside: u32::try_from(kept.count()).unwrap_or(u32::MAX),
+    })
+}
 
-/// The index, open. No other process has it.
+const NO_MARK: &str = "the index has no mark";
+
+fn sealed(reader: &LogReader) -> impl Iterator<Item = SegmentNumber> + use<> {
+    (0..reader.inventory().sealed.get()).map(SegmentNumber::new)
+}
+
+/// What is called as the index grows: leaves that have sheets, and leaves of the log. `Break` ends feeding; it
+/// goes on there the next time.
+pub type Progress<'p> = dyn FnMut(TreeSize, TreeSize) -> ControlFlow<()> + 'p;
+
+/// Goes on, and tells nobody.
+pub const fn quiet(_indexed: TreeSize, _durable: TreeSize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// What a query through the index came to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Answered {
+    /// Leaves that were asked for and not looked at: they are not yet indexed.
+    pub not_looked_at: Option<LeafRange>,
+    /// Why the index was of no further use, and the log was read instead.
+    pub without: Option<String>,
+}
+
+/// The index, open to whoever only reads: it stays as it is.
+pub struct IndexReader {
+    reader: LogReader,
+    sheets: Sheets,
+    /// Given back last.
+    _lock: Box<dyn DiskLock>,
+}
+
+impl IndexReader {
+    /// Opens the index of a log as far as it got. Nothing of it is made, fed or moved aside; the store may put
+    /// its own files in order.
+    ///
+    /// # Errors
+    /// [`IndexError`]: all but [`IndexError::Log`] say that the log is to be read without it.
+    pub fn open(environment: &Environment, path: &Path) -> Result<Self, IndexError> {
+        let (disk, directory) = (environment.disk.as_ref(), LogDirectory::new(path));
+        match Mark::look(disk, &directory) {
+            Seen::Nothing if directory.index().exists() => return Err(StoreFault(NO_MARK.to_owned()).into()),
+            Seen::Nothing => return Err(IndexError::Absent),
+            Seen::Bad(why) => return Err(StoreFault(why).into()),
+            Seen::Mark(_) => {}
+        }
+        let lock = match take_lock(disk, &directory) {
+            Err(IndexError::Log(LogError::Disk(error))) => return Err(StoreFault(error.to_string()).into()),
+            lock => lock?,
+        };
+        let reader = LogReader::open(environment, path)?;
+        let Seen::Mark(mark) = Mark::look(disk, &directory) else { return Err(StoreFault(NO_MARK.to_owned()).into()) };
+        mark.judge(&reader)?.map_err(StoreFault)?;
+        if !directory.index_store().exists() {
+            return Err(StoreFault("the store of the index is missing".to_owned()).into());
+        }
+        let sheets = Sheets { store: Store::open(&directory.index_store())?, mark };
+        Ok(Self { reader, sheets, _lock: lock })
+    }
+
+    /// Hands out what a query asks for, in the order of the log. Where the index fails on the way, the rest is
+    /// read.
+    ///
+    /// # Errors
+    /// As [`scan`].
+    pub fn find<E: From<LogError>>(
+        &self,
+        query: &Query,
+        unindexed: Unindexed,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<Answered, E> {
+        if query.filter.has_hash() {
+            scan(&self.reader, query, each)?;
+            return Ok(Answered::default());
+        }
+        for number in 0..self.sheets.mark.sheets() {
+            match self.sheets.candidates(number, query) {
+                Ok(ranges) => {
+                    for range in ranges {
+                        query.read(&self.reader, range, each)?;
+                    }
+                }
+                Err(fault) => {
+                    query.read_rest(&self.reader, sheet::first_leaf(number), each)?;
+                    return Ok(Answered { without: Some(fault.to_string()), not_looked_at: None });
+                }
+            }
+        }
+        let next = self.sheets.mark.leaves.next_leaf();
+        let not_looked_at = query.read_unindexed(&self.reader, next, unindexed, each)?;
+        Ok(Answered { not_looked_at, without: None })
+    }
+}
+
+/// The index, open to whoever feeds it. No other process has it.
 pub struct Index {
     disk: Arc<dyn Disk>,
     directory: LogDirectory,
     reader: LogReader,
     /// `None` only while it is being made anew.
-    store: Option<Store>,
-    mark: Mark,
+    sheets: Option<Sheets>,
     /// Where feeding goes on, and the sheet being made; `None` where that must be looked up.
     position: Option<(Tail, Sheet)>,
     moved_aside: Option<String>,
@@ -134,10 +284,8 @@ impl Index {
         let lock = take_lock(environment.disk.as_ref(), &directory)?;
         // Opened behind the lock: the index cannot have got further than what this reader sees.
         let reader = LogReader::open(environment, path)?;
-        let mark = empty_mark(&reader);
         let disk = Arc::clone(&environment.disk);
-        let mut index =
-            Self { disk, directory, reader, store: None, mark, position: None, moved_aside: None, _lock: lock };
+        let mut index = Self { disk, directory, reader, sheets: None, position: None, moved_aside: None, _lock: lock };
         match index.load() {
             Err(IndexError::Store(fault)) => index.start_anew(&fault)?,
             loaded => loaded?,
@@ -155,7 +303,7 @@ impl Index {
         remove(&directory.index())?;
         drop(lock);
         let mut index = Self::open(environment, path)?;
-        for segment in index.sealed() {
+        for segment in sealed(&index.reader) {
             let table = Table::open(index.disk.as_ref(), &index.directory, segment)?;
             if table.map_or(Ok(Ok(())), |table| table.check())?.is_err() {
                 index.make_table(segment)?;
@@ -165,34 +313,45 @@ impl Index {
         Ok(index)
     }
 
-    /// Reads the mark and holds it against the log.
+    /// Holds what is there against the log; begins where there is nothing.
     fn load(&mut self) -> Result<(), IndexError> {
-        self.disk.create_directory(&self.directory.index())?;
-        let store = Store::open(&self.directory.index())?;
-        if let Some(row) = store.get(MARK_KEY)? {
-            let mark = Mark::decode(&row).map_err(StoreFault)?;
-            let size = self.reader.size();
-            if mark.log != self.reader.genesis().log_id {
-                return Err(StoreFault(format!("the index is that of the log {}", mark.log)).into());
+        let (disk, directory) = (self.disk.as_ref(), &self.directory);
+        let mark = match Mark::look(disk, directory) {
+            Seen::Mark(mark) => mark,
+            Seen::Bad(why) => return Err(StoreFault(why).into()),
+            Seen::Nothing if directory.index().exists() => {
+                // An empty directory is what a process leaves that died at the start of this.
+                match disk.list(&directory.index()) {
+                    Ok(names) if names.is_empty() => {}
+                    Ok(_) => return Err(StoreFault(NO_MARK.to_owned()).into()),
+                    Err(error) => return Err(StoreFault(error.to_string()).into()),
+                }
+                return self.begin();
             }
-            if mark.leaves > size {
-                return Err(StoreFault(format!("the index holds {} records, the log {size}", mark.leaves)).into());
-            }
-            if mark.root != self.reader.root_at(mark.leaves)? {
-                return Err(StoreFault("the index is that of a log with another history".to_owned()).into());
-            }
-            self.mark = mark;
+            Seen::Nothing => return self.begin(),
+        };
+        mark.judge(&self.reader)?.map_err(StoreFault)?;
+        if mark.leaves.get() > 0 && !directory.index_store().exists() {
+            return Err(StoreFault("the store of the index is missing".to_owned()).into());
         }
-        self.store = Some(store);
+        self.sheets = Some(Sheets { store: Store::open(&directory.index_store())?, mark });
+        Ok(())
+    }
+
+    /// Begins an empty index where there is none.
+    fn begin(&mut self) -> Result<(), IndexError> {
+        let mark = Mark::empty(self.reader.genesis().log_id);
+        self.disk.create_directory(&self.directory.index())?;
+        mark.save(self.disk.as_ref(), &self.directory)?;
+        self.sheets = Some(Sheets { store: Store::open(&self.directory.index_store())?, mark });
         Ok(())
     }
 
     /// Moves the index aside and begins an empty one.
     fn start_anew(&mut self, fault: &StoreFault) -> Result<(), IndexError> {
-        self.store = None;
-        self.moved_aside = Some(fault.to_string());
+        self.sheets = None;
         self.position = None;
-        self.mark = empty_mark(&self.reader);
+        self.moved_aside = Some(fault.to_string());
         let (index, bad) = (self.directory.index(), |number| self.directory.bad_index(number));
         if (1..=KEPT_BAD).all(|number| bad(number).exists()) {
             remove(&bad(1))?;
@@ -204,13 +363,11 @@ impl Index {
         if index.exists() {
             self.disk.rename(&index, &bad(free))?;
         }
-        self.disk.create_directory(&index)?;
-        self.store = Some(Store::open(&index)?);
-        Ok(())
+        self.begin()
     }
 
-    /// Does something with the store; where that fails, once more with a new one that has caught up.
-    fn with_store<T>(
+    /// Does something with the sheets; where that fails, once more with new ones that have caught up.
+    fn with_sheets<T>(
         &mut self,
         progress: &mut Progress<'_>,
         mut work: impl FnMut(&mut Self, &mut Progress<'_>) -> Result<T, IndexError>,
@@ -225,22 +382,22 @@ impl Index {
         }
     }
 
+    fn sheets(&self) -> Result<&Sheets, StoreFault> {
+        self.sheets.as_ref().ok_or_else(|| StoreFault("the store is closed".to_owned()))
+    }
+
     /// Brings the index up to what is durable now.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn catch_up(&mut self, progress: &mut Progress<'_>) -> Result<(), IndexError> {
         self.reader.advance()?;
-        for segment in self.sealed() {
+        for segment in sealed(&self.reader) {
             if Table::open(self.disk.as_ref(), &self.directory, segment)?.is_err() {
                 self.make_table(segment)?;
             }
         }
-        self.with_store(progress, Self::feed)
-    }
-
-    fn sealed(&self) -> impl Iterator<Item = SegmentNumber> + use<> {
-        (0..self.reader.inventory().sealed.get()).map(SegmentNumber::new)
+        self.with_sheets(progress, Self::feed)
     }
 
     fn make_table(&self, segment: SegmentNumber) -> Result<(), IndexError> {
@@ -251,90 +408,88 @@ impl Index {
 
     /// Writes the sheets of what the reader sees.
     fn feed(&mut self, progress: &mut Progress<'_>) -> Result<(), IndexError> {
-        let first = self.mark.leaves.next_leaf();
-        let (start, mut sheet) = match self.position.take() {
+        let mark = self.sheets()?.mark;
+        let (start, sheet) = match self.position.take() {
             Some(position) => position,
-            None => (self.reader.tail_before(first)?, Sheet::new(first)),
+            None => (self.reader.tail_before(mark.leaves.next_leaf())?, Sheet::new(mark.sheets())),
         };
-        let size = self.reader.size();
-        let mut full = Vec::new();
-        let mut fault = None;
-        let (reader, store, mark) = (&self.reader, &self.store, &mut self.mark);
-        let mut write = |full: &mut Vec<Sheet>| -> Result<(), IndexError> {
-            let Some(store) = store else { return Err(StoreFault("the store is closed".to_owned()).into()) };
-            write_sheets(store, reader, mark, full)?;
-            progress(mark.leaves, size);
-            Ok(())
+        let mut feeding = Feeding { log: mark.log, sheet, rows: Vec::new(), ended: None };
+        let (disk, directory, reader) = (self.disk.as_ref(), &self.directory, &self.reader);
+        let Some(sheets) = &mut self.sheets else { return Ok(()) };
+        let mut write = |feeding: &mut Feeding| -> Result<ControlFlow<()>, IndexError> {
+            write_rows(disk, directory, reader, sheets, feeding)?;
+            Ok(progress(sheets.mark.leaves, reader.size()))
         };
-        reader.walk_from(start, &mut |_, placed, body| {
-            if fault.is_some() || placed.header.first_leaf < sheet.end() {
-                return Ok(());
-            }
-            each_record(placed, body, &mut |leaf, record| sheet.record(placed.header.first_leaf, leaf, record))?;
-            if sheet.is_full() {
-                let next = Sheet::new(sheet.end());
-                full.push(std::mem::replace(&mut sheet, next));
-                if full.len() >= BATCH_SHEETS {
-                    fault = write(&mut full).err();
-                }
+        let batch = BATCH_SHEETS * SHEET_LEAVES;
+        let mut from = mark.leaves.get();
+        let walked = reader.walk_from(start, &mut |_, placed, body| {
+            each_record(placed, body, &mut |leaf, record| feeding.record(leaf, record))?;
+            let done = sheet::first_leaf(feeding.sheet.number()).get();
+            if done >= from + batch {
+                from = done;
+                feeding.ended = match write(&mut feeding) {
+                    Ok(ControlFlow::Continue(())) => return Ok(()),
+                    ended => Some(ended.map(drop)),
+                };
+                // Any error will do: it is not looked at.
+                return Err(LogError::NoLog(PathBuf::new()));
             }
             Ok(())
-        })?;
-        if let Some(fault) = fault {
-            return Err(fault);
+        });
+        if let Some(ended) = feeding.ended {
+            return ended;
         }
-        if !full.is_empty() {
-            write(&mut full)?;
+        walked?;
+        if !feeding.rows.is_empty() {
+            let (ControlFlow::Continue(()) | ControlFlow::Break(())) = write(&mut feeding)?;
         }
-        self.position = Some((self.reader.end().tail, sheet));
+        self.position = Some((self.reader.end().tail, feeding.sheet));
         Ok(())
     }
 
     /// Hands out what a query asks for, in the order of the log: by sheets, or by hash tables where a hash is
-    /// asked for; what has no sheet or table yet is read.
+    /// asked for. Answers which leaves were not looked at.
     ///
     /// # Errors
     /// As [`scan`], and [`IndexError`].
     pub fn find<E: From<LogError> + From<IndexError>>(
         &mut self,
         query: &Query,
+        unindexed: Unindexed,
         each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut next = LeafIndex::new(0);
-        if query.filter.needs_sheets() {
-            let mut number = 0;
-            while number < self.mark.sheets && next < query.leaves.end {
-                let sheet = self.with_store(&mut |_, _| (), |index, _| index.sheet(number, next))?;
-                next = sheet.end();
-                number += 1;
-                for range in sheet.matching(|chain| query.filter.is_chain(chain), query.filter.times()) {
-                    query.read(&self.reader, range, each)?;
-                }
-            }
-            return query.read_rest(&self.reader, next, each);
+    ) -> Result<Answered, E> {
+        if query.filter.has_hash() {
+            scan(&self.reader, query, each)?;
+            return Ok(Answered::default());
         }
-        scan(&self.reader, query, each)
+        let mut number = 0;
+        while number < self.sheets().map_err(IndexError::from)?.mark.sheets() {
+            let ranges = self.with_sheets(&mut quiet, |index, _| Ok(index.sheets()?.candidates(number, query)?))?;
+            for range in ranges {
+                query.read(&self.reader, range, each)?;
+            }
+            number += 1;
+        }
+        let not_looked_at = query.read_unindexed(&self.reader, sheet::first_leaf(number), unindexed, each)?;
+        Ok(Answered { not_looked_at, without: None })
     }
 
-    /// A sheet, which begins with this leaf.
-    fn sheet(&self, number: u64, first: LeafIndex) -> Result<Sheet, IndexError> {
-        let row = match &self.store {
-            Some(store) => store.get(&sheet_key(number))?,
-            None => None,
-        };
-        let Some(row) = row else { return Err(StoreFault(format!("sheet {number} is missing")).into()) };
-        let sheet = Sheet::decode(&row, &self.mark.log, number).filter(|sheet| sheet.first == first);
-        Ok(sheet.ok_or_else(|| StoreFault(format!("sheet {number} is damaged")))?)
+    /// Looks for the record that has an identity. For intake, whose memory reaches back a bounded number of
+    /// identities: what is older, and no longer remembered, has a sheet unless the index is behind.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn find_identity(&mut self, identity: &Identity<'_>) -> Result<Known, IndexError> {
+        self.with_sheets(&mut quiet, |index, _| index.sheets()?.find_identity(&index.reader, identity))
     }
 
-    /// Reads every sheet; one that is missing or damaged has the index made anew.
+    /// Reads every row; one that is missing or damaged has the index made anew.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn check(&mut self, progress: &mut Progress<'_>) -> Result<(), IndexError> {
-        let mut next = LeafIndex::new(0);
-        for number in 0..self.mark.sheets {
-            next = self.with_store(progress, |index, _| index.sheet(number, next))?.end();
+        for number in 0..self.sheets()?.mark.sheets() {
+            self.with_sheets(progress, |index, _| Ok(index.sheets()?.check(number)?))?;
         }
         Ok(())
     }
@@ -344,49 +499,57 @@ impl Index {
         &self.reader
     }
 
-    /// How far it got.
-    ///
-    /// # Errors
-    /// [`IndexError`].
-    pub fn status(&self) -> Result<IndexStatus, IndexError> {
-        let mut tables = 0;
-        for segment in self.sealed() {
-            tables += u64::from(Table::open(self.disk.as_ref(), &self.directory, segment)?.is_ok());
+    /// Leaves that have sheets.
+    pub fn indexed(&self) -> TreeSize {
+        self.sheets.as_ref().map_or(TreeSize::new(0), |sheets| sheets.mark.leaves)
+    }
+
+    /// Why an index was moved aside since this one was opened, the last time that was so.
+    pub fn moved_aside(&self) -> Option<&str> {
+        self.moved_aside.as_deref()
+    }
+}
+
+/// What feeding has made of the log and not written yet.
+struct Feeding {
+    log: crate::reserved::LogId,
+    sheet: Sheet,
+    rows: Vec<Row>,
+    /// What ended it before the end of the log.
+    ended: Option<Result<(), IndexError>>,
+}
+
+impl Feeding {
+    fn record(&mut self, leaf: LeafIndex, record: &stele_proof::record::Record<'_>) {
+        // The walk begins with the segment, not with the sheet.
+        if leaf < self.sheet.next() {
+            return;
         }
-        Ok(IndexStatus {
-            indexed: self.mark.leaves,
-            durable: self.reader.size(),
-            sealed: self.reader.inventory().sealed.get(),
-            tables,
-            moved_aside: self.moved_aside.clone(),
-        })
+        assert!(leaf == self.sheet.next(), "record {leaf} follows {}", self.sheet.next());
+        self.sheet.record(record);
+        if self.sheet.is_full() {
+            let next = Sheet::new(self.sheet.number() + 1);
+            self.rows.extend(std::mem::replace(&mut self.sheet, next).rows(&self.log));
+        }
     }
 }
 
-/// Writes sheets, makes them durable, and only then says so in the mark.
-fn write_sheets(store: &Store, reader: &LogReader, mark: &mut Mark, full: &mut Vec<Sheet>) -> Result<(), IndexError> {
-    let mut rows = Vec::with_capacity(full.len());
-    let mut next = *mark;
-    for sheet in full.drain(..) {
-        rows.push((sheet_key(next.sheets), sheet.encode(&next.log, next.sheets)));
-        next.sheets += 1;
-        next.leaves = TreeSize::new(sheet.end().get());
-    }
+/// Writes the rows of full sheets, makes them durable, and only then says so in the mark.
+fn write_rows(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    reader: &LogReader,
+    sheets: &mut Sheets,
+    feeding: &mut Feeding,
+) -> Result<(), IndexError> {
+    let leaves = TreeSize::new(sheet::first_leaf(feeding.sheet.number()).get());
     // I-INDEX-2.
-    assert!(next.leaves <= reader.size(), "the index holds {} records of {}", next.leaves, reader.size());
-    next.root = reader.root_at(next.leaves)?;
-    store.put(&rows)?;
-    store.put(&[(MARK_KEY.to_vec(), next.encode())])?;
-    *mark = next;
+    assert!(leaves <= reader.size(), "the index holds {leaves} records of {}", reader.size());
+    let mark = Mark { leaves, root: reader.root_at(leaves)?, ..sheets.mark };
+    sheets.store.put(&std::mem::take(&mut feeding.rows))?;
+    mark.save(disk, directory)?;
+    sheets.mark = mark;
     Ok(())
-}
-
-fn sheet_key(number: u64) -> Vec<u8> {
-    [&b"s"[..], &number.to_be_bytes()].concat()
-}
-
-fn empty_mark(reader: &LogReader) -> Mark {
-    Mark { log: reader.genesis().log_id, leaves: TreeSize::new(0), sheets: 0, root: stele_proof::tree::empty_root() }
 }
 
 fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLock>, IndexError> {
@@ -398,9 +561,14 @@ fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLo
     }
 }
 
-/// Removes a directory of the store, which keeps its files without [`Disk`].
+/// Removes a directory of the store, which keeps its files without [`Disk`], or what stands in its place.
 fn remove(path: &Path) -> Result<(), DiskError> {
-    match std::fs::remove_dir_all(path) {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(status) if status.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(DiskError { operation: "remove", path: path.to_owned(), source })
         }

@@ -14,9 +14,12 @@ use fixture::{ControlledDisk, Random, copy, files, fixed_on, overwrite};
 use stele_engine::birth::CreateOptions;
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
-use stele_engine::index::feeder::Feeder;
+use stele_engine::index::feeder::{Feeder, Unavailable};
 use stele_engine::index::hashes::WantedHash;
-use stele_engine::index::{Filter, Index, IndexError, KEPT_BAD, Query, SHEET_LEAVES, scan};
+use stele_engine::index::{
+    Filter, Identity, Index, IndexError, IndexReader, KEPT_BAD, Known, Query, SHEET_LEAVES, Unindexed, quiet, scan,
+    status,
+};
 use stele_engine::intake::Submission;
 use stele_engine::local::LocalLog;
 use stele_engine::number::{Alignment, BlockHeight};
@@ -174,12 +177,44 @@ fn expected(truth: &[ReadRecord], query: &Query) -> Vec<LeafIndex> {
 fn found(index: &mut Index, query: &Query) -> Vec<LeafIndex> {
     let mut found = Vec::new();
     index
-        .find::<Failed>(query, &mut |read| {
+        .find::<Failed>(query, Unindexed::Read, &mut |read| {
             found.push(read.index);
             Ok(())
         })
         .unwrap();
     found
+}
+
+/// As whoever only reads finds it, and why not through the index alone.
+fn found_by_reader(index: &IndexReader, query: &Query) -> (Vec<LeafIndex>, Option<String>) {
+    let mut found = Vec::new();
+    let answered = index
+        .find::<LogError>(query, Unindexed::Read, &mut |read| {
+            found.push(read.index);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(answered.not_looked_at, None);
+    (found, answered.without)
+}
+
+/// The index for whoever only reads; `None` where it says that it cannot be used.
+fn opened(path: &Path) -> Option<IndexReader> {
+    match IndexReader::open(&environment(), path) {
+        Ok(index) => Some(index),
+        Err(IndexError::Absent | IndexError::Store(_) | IndexError::InUse { .. }) => None,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// The hash of a record, and where it is, by what names its append.
+fn known(index: &mut Index, record: &Record<'_>) -> Known {
+    let (stream, writer) = (unescaped(record.stream().escaped()), unescaped(record.writer_id().escaped()));
+    index.find_identity(&Identity { stream: &stream, writer: &writer, seq: record.seq() }).unwrap()
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("\\\"", "\"").replace("\\\\", "\\")
 }
 
 fn scanned(path: &Path, query: &Query) -> Vec<LeafIndex> {
@@ -202,7 +237,7 @@ fn agrees(index: &mut Index, truth: &[ReadRecord], seed: u64) {
 
 fn caught_up(path: &Path) -> Index {
     let mut index = Index::open(&environment(), path).unwrap();
-    index.catch_up(&mut |_, _| ()).unwrap();
+    index.catch_up(&mut quiet).unwrap();
     index
 }
 
@@ -216,14 +251,15 @@ fn log_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn queries_answer_what_reading_everything_answers() {
     for seed in 1..4 {
-        let (_place, path) = made(seed, 4000);
+        let (_place, path) = made(seed, 20_000);
         let before = log_files(&path);
         assert!(before.keys().any(|name| name.ends_with(".hashes")));
         let truth = truth(&path);
         let mut index = caught_up(&path);
-        let status = index.status().unwrap();
-        assert!(status.indexed.get() + SHEET_LEAVES + 512 > truth.len() as u64, "{status:?}");
-        assert!(status.indexed.get() > 2 * SHEET_LEAVES && status.tables == status.sealed && status.sealed > 3);
+        let status = status(&environment(), &path).unwrap();
+        assert!(status.indexed.get() + SHEET_LEAVES > truth.len() as u64, "{status:?}");
+        assert!(status.indexed.get() == 2 * SHEET_LEAVES && status.tables == status.sealed && status.sealed > 3);
+        assert!(status.in_use && status.unusable.is_none() && status.moved_aside == 0);
         agrees(&mut index, &truth, seed * 100);
         for query in queries(&mut Random(seed * 200), &truth) {
             assert_eq!(scanned(&path, &query), expected(&truth, &query), "{query:?}");
@@ -235,32 +271,30 @@ fn queries_answer_what_reading_everything_answers() {
 
 #[test]
 fn an_index_that_is_behind_goes_on_where_it_stood() {
-    let (_place, path) = made(5, 1500);
+    let (_place, path) = made(5, 9000);
     drop(caught_up(&path));
     let mut log = LocalLog::open(&environment(), &path).unwrap();
-    append(&mut log, &mut Random(6), 3000);
+    append(&mut log, &mut Random(6), 9000);
     log.close().unwrap();
     let truth = truth(&path);
     // What has no sheet yet is read.
     let mut index = Index::open(&environment(), &path).unwrap();
-    let behind = index.status().unwrap();
-    assert!(behind.indexed.get() <= 1502 && behind.indexed.get() > 0 && behind.moved_aside.is_none());
+    assert!(index.indexed().get() == SHEET_LEAVES && index.moved_aside().is_none());
     agrees(&mut index, &truth, 7);
-    index.catch_up(&mut |_, _| ()).unwrap();
-    let status = index.status().unwrap();
-    assert!(status.indexed > behind.indexed && status.moved_aside.is_none());
+    index.catch_up(&mut quiet).unwrap();
+    assert!(index.indexed().get() == 2 * SHEET_LEAVES && index.moved_aside().is_none());
     agrees(&mut index, &truth, 8);
 }
 
 #[test]
 fn an_index_that_is_ahead_or_of_another_history_is_made_anew() {
-    let (_place, path) = made(9, 3000);
-    let (_other_place, other) = made(10, 3000);
+    let (_place, path) = made(9, 20_000);
+    let (_other_place, other) = made(10, 9000);
     drop(caught_up(&path));
     drop(caught_up(&other));
     let short = tempfile::tempdir().unwrap();
     let mut log = create(&short.path().join("log"));
-    append(&mut log, &mut Random(9), 1500);
+    append(&mut log, &mut Random(9), 9000);
     log.close().unwrap();
     for (from, to, word) in [(&path, &short.path().join("log"), "holds"), (&other, &path, "history")] {
         let before = log_files(to);
@@ -268,9 +302,9 @@ fn an_index_that_is_ahead_or_of_another_history_is_made_anew() {
         copy(&from.join("index"), &to.join("index"));
         let truth = truth(to);
         let mut index = Index::open(&environment(), to).unwrap();
-        let why = index.status().unwrap().moved_aside.unwrap();
+        let why = index.moved_aside().unwrap().to_owned();
         assert!(why.contains(word), "{why}");
-        index.catch_up(&mut |_, _| ()).unwrap();
+        index.catch_up(&mut quiet).unwrap();
         agrees(&mut index, &truth, 11);
         assert!(to.join("index.bad-1").is_dir());
         assert_eq!(log_files(to), before);
@@ -289,7 +323,7 @@ fn no_more_than_some_bad_indexes_are_kept() {
         std::fs::File::create_new(path.join("index/conf")).unwrap().set_len(10).unwrap();
     }
     let mut index = caught_up(&path);
-    assert!(index.status().unwrap().moved_aside.is_some());
+    assert!(index.moved_aside().is_some());
     agrees(&mut index, &truth(&path), 13);
     let bad = std::fs::read_dir(&path).unwrap();
     let bad = bad.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("index.bad-"));
@@ -298,7 +332,7 @@ fn no_more_than_some_bad_indexes_are_kept() {
 
 #[test]
 fn a_changed_bit_in_the_index_changes_no_answer_and_no_log() {
-    let (_place, path) = made(14, 3000);
+    let (_place, path) = made(14, 9000);
     drop(caught_up(&path));
     let truth = truth(&path);
     let before = log_files(&path);
@@ -309,7 +343,7 @@ fn a_changed_bit_in_the_index_changes_no_answer_and_no_log() {
         .map(|(name, bytes)| (name, bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64))
         .collect();
     let mut random = Random(15);
-    let mut anew = 0;
+    let (mut anew, mut noticed) = (0, 0);
     for round in 0..120 {
         let (name, last) = &names[usize::try_from(random.below(names.len() as u64)).unwrap()];
         let at = random.below(last + 1);
@@ -319,14 +353,22 @@ fn a_changed_bit_in_the_index_changes_no_answer_and_no_log() {
         std::fs::remove_dir_all(path.join("index")).unwrap();
         copy(good.path(), &path.join("index"));
         overwrite(&path.join("index").join(name), at, &[bytes[usize::try_from(at).unwrap()]]);
+        // Whoever only reads goes on without it.
+        if let Some(reader) = opened(&path) {
+            for query in some_queries(&mut Random(round), &truth, 4) {
+                let (found, without) = found_by_reader(&reader, &query);
+                assert_eq!(found, expected(&truth, &query), "{name} {at}: {query:?}");
+                noticed += u64::from(without.is_some());
+            }
+        }
         let mut index = Index::open(&environment(), &path).unwrap_or_else(|error| panic!("{name} {at}: {error}"));
         for query in some_queries(&mut Random(round), &truth, 8) {
             assert_eq!(found(&mut index, &query), expected(&truth, &query), "{name} {at}: {query:?}");
         }
-        index.catch_up(&mut |_, _| ()).unwrap();
-        anew += u64::from(index.status().unwrap().moved_aside.is_some());
+        index.catch_up(&mut quiet).unwrap();
+        anew += u64::from(index.moved_aside().is_some());
     }
-    assert!(anew > 0, "no change was noticed");
+    assert!(anew > 0 && noticed > 0, "no change was noticed");
     assert_eq!(log_files(&path), before);
 }
 
@@ -349,7 +391,7 @@ fn a_hash_table_that_is_missing_or_damaged_is_made_anew() {
     for query in queries(&mut Random(17), &truth) {
         assert_eq!(scanned(&path, &query), expected(&truth, &query), "{query:?}");
     }
-    let mut index = Index::rebuild(&environment(), &path, &mut |_, _| ()).unwrap();
+    let mut index = Index::rebuild(&environment(), &path, &mut quiet).unwrap();
     agrees(&mut index, &truth, 18);
     assert_eq!(log_files(&path), before);
 }
@@ -370,10 +412,10 @@ fn a_feeder_follows_a_log_that_is_written() {
     let mut log = create(&path);
     append(&mut log, &mut Random(20), 700);
     let feeder = Feeder::start(&environment(), &path).unwrap();
-    append(&mut log, &mut Random(21), 5000);
+    append(&mut log, &mut Random(21), 10_000);
     let size = log.size().get();
     // What is durable is shown once a later group, or an idle writer, has said so.
-    while feeder.lag().indexed.get() + SHEET_LEAVES + 512 <= size {
+    while feeder.lag().indexed.get() + SHEET_LEAVES + 700 <= size {
         assert_eq!(feeder.lag().stopped, None);
         feeder.look();
         std::thread::yield_now();
@@ -381,7 +423,7 @@ fn a_feeder_follows_a_log_that_is_written() {
     drop(feeder);
     log.close().unwrap();
     let mut index = Index::open(&environment(), &path).unwrap();
-    assert!(index.status().unwrap().moved_aside.is_none());
+    assert!(index.moved_aside().is_none());
     agrees(&mut index, &truth(&path), 22);
 }
 
@@ -421,4 +463,175 @@ fn a_reader_that_follows_sees_every_record_once() {
     assert_eq!(seen, all);
     // What it has moved on to can be read and proved, too.
     assert_eq!(reader.root_at(reader.size()).unwrap(), whole.root_at(whole.size()).unwrap());
+}
+
+#[test]
+fn whoever_only_reads_agrees_and_changes_nothing() {
+    let (_place, path) = made(30, 10_000);
+    let before = files(&path);
+    assert!(matches!(IndexReader::open(&environment(), &path), Err(IndexError::Absent)));
+    let nothing = status(&environment(), &path).unwrap();
+    assert!(nothing.indexed.get() == 0 && nothing.unusable.is_none() && !nothing.in_use);
+    assert_eq!(files(&path), before);
+    drop(caught_up(&path));
+    let truth = truth(&path);
+    let indexed = files(&path);
+    let index = opened(&path).unwrap();
+    for query in queries(&mut Random(31), &truth) {
+        assert_eq!(found_by_reader(&index, &query), (expected(&truth, &query), None), "{query:?}");
+    }
+    drop(index);
+    let mut after = files(&path);
+    // The store may put its own files in order.
+    after.retain(|name, _| !name.starts_with("index/store"));
+    for (name, bytes) in &after {
+        assert_eq!(Some(bytes), indexed.get(name), "{name}");
+    }
+    assert_eq!(status(&environment(), &path).unwrap().indexed.get(), SHEET_LEAVES);
+}
+
+#[test]
+fn what_has_no_sheet_is_read_or_said_not_to_be_indexed() {
+    let (_place, path) = made(32, 10_000);
+    drop(caught_up(&path));
+    let truth = truth(&path);
+    let index = opened(&path).unwrap();
+    let left = truth.len() as u64 - SHEET_LEAVES;
+    let stream = Filter::default().stream(STREAMS[0]);
+    let mut query = Query { filter: stream, leaves: everything(), payloads: Payloads::Leave };
+    let ask = |query: &Query, unindexed| {
+        let mut found = Vec::new();
+        let answered = index.find::<LogError>(query, unindexed, &mut |read| {
+            found.push(read.index);
+            Ok(())
+        });
+        (found, answered.unwrap().not_looked_at)
+    };
+    let all = expected(&truth, &query);
+    assert_eq!(ask(&query, Unindexed::Read), (all.clone(), None));
+    assert_eq!(ask(&query, Unindexed::ReadAtMost(left)), (all.clone(), None));
+    let behind = LeafRange { first: LeafIndex::new(SHEET_LEAVES), end: LeafIndex::new(SHEET_LEAVES + left) };
+    let among: Vec<_> = all.iter().copied().filter(|leaf| leaf.get() < SHEET_LEAVES).collect();
+    assert_eq!(ask(&query, Unindexed::ReadAtMost(left - 1)), (among, Some(behind)));
+    // Only what was asked for is said not to have been looked at.
+    query.leaves.end = LeafIndex::new(SHEET_LEAVES + 3);
+    let behind = LeafRange { end: query.leaves.end, ..behind };
+    assert_eq!(ask(&query, Unindexed::ReadAtMost(2)).1, Some(behind));
+    query.leaves.end = LeafIndex::new(SHEET_LEAVES);
+    assert_eq!(ask(&query, Unindexed::ReadAtMost(0)).1, None);
+}
+
+#[test]
+fn an_identity_is_found_where_its_record_is_or_not_at_all() {
+    let (_place, path) = made(33, 20_000);
+    let truth = truth(&path);
+    let mut index = caught_up(&path);
+    let indexed = index.indexed();
+    for read in truth.iter().step_by(41).chain(&truth[truth.len() - 3..]) {
+        let record = Record::parse(&read.canonical).unwrap();
+        let at = Known::At(read.index, record.self_hash());
+        let expected = if indexed.contains(read.index) { at } else { Known::NotAmong(indexed) };
+        assert_eq!(known(&mut index, &record), expected, "{}", read.index);
+    }
+    let absent = Identity { stream: STREAMS[0], writer: WRITERS[0], seq: 1 << 40 };
+    assert_eq!(index.find_identity(&absent).unwrap(), Known::NotAmong(indexed));
+    let absent = Identity { stream: "nobody", writer: WRITERS[0], seq: 1 };
+    assert_eq!(index.find_identity(&absent).unwrap(), Known::NotAmong(indexed));
+}
+
+/// What may become of an index, and what is said of it.
+type Fault = (&'static str, fn(&Path));
+
+const FAULTS: &[Fault] = &[
+    ("has no mark", |path| std::fs::remove_file(path.join("index/mark")).unwrap()),
+    ("store of the index is missing", |path| std::fs::remove_dir_all(path.join("index/store")).unwrap()),
+    ("damaged", |path| overwrite(&path.join("index/mark"), 50, &[0xa5; 4])),
+    ("format version 77", |path| {
+        let mut mark = std::fs::read(path.join("index/mark")).unwrap();
+        mark[32] = 77;
+        let checksum = *blake3::hash(&mark[32..]).as_bytes();
+        overwrite(&path.join("index/mark"), 0, &[&checksum, &mark[32..]].concat());
+    }),
+    ("index", |path| {
+        std::fs::remove_dir_all(path.join("index")).unwrap();
+        std::fs::File::create_new(path.join("index")).unwrap();
+    }),
+    ("", |path| {
+        std::fs::remove_dir_all(path.join("index/store")).unwrap();
+        std::fs::File::create_new(path.join("index/store")).unwrap();
+    }),
+    ("index", |path| {
+        std::fs::remove_file(path.join("index/mark")).unwrap();
+        std::fs::create_dir(path.join("index/mark")).unwrap();
+    }),
+    ("sheet 0 is missing", |path| {
+        std::fs::remove_dir_all(path.join("index/store")).unwrap();
+        std::fs::create_dir(path.join("index/store")).unwrap();
+    }),
+    ("", |path| {
+        for (name, bytes) in files(&path.join("index/store")) {
+            overwrite(&path.join("index/store").join(name), 0, &vec![0xa5; bytes.len()]);
+        }
+    }),
+    ("", |path| {
+        for name in files(&path.join("index/store")).into_keys() {
+            let file = std::fs::OpenOptions::new().write(true).open(path.join("index/store").join(name)).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }
+    }),
+];
+
+#[test]
+fn whatever_became_of_the_index_answers_are_those_of_a_rebuild() {
+    let (_place, path) = made(34, 9000);
+    drop(Index::rebuild(&environment(), &path, &mut quiet).unwrap());
+    let (truth, before) = (truth(&path), log_files(&path));
+    let rebuilt = std::fs::read(path.join("index/mark")).unwrap();
+    for (number, (word, spoil)) in FAULTS.iter().enumerate() {
+        spoil(&path);
+        let spoilt = files(&path);
+        let said = status(&environment(), &path).unwrap();
+        if let Some(index) = opened(&path) {
+            for query in some_queries(&mut Random(35), &truth, 8) {
+                assert_eq!(found_by_reader(&index, &query).0, expected(&truth, &query), "{number}: {query:?}");
+            }
+        } else {
+            // A look changes nothing, not even what is of no use.
+            let outside_store = |files: BTreeMap<String, Vec<u8>>| -> Vec<(String, Vec<u8>)> {
+                files.into_iter().filter(|(name, _)| !name.starts_with("index/store") && name != "index.lock").collect()
+            };
+            assert_eq!(outside_store(files(&path)), outside_store(spoilt), "{number}");
+        }
+        let mut index = Index::open(&environment(), &path).unwrap();
+        index.catch_up(&mut quiet).unwrap();
+        index.check(&mut quiet).unwrap();
+        agrees(&mut index, &truth, 36);
+        let why = index.moved_aside().unwrap_or_else(|| panic!("{number} was not noticed")).to_owned();
+        assert!(why.contains(word), "{number}: {why}");
+        assert!(said.unusable.is_none_or(|said| said == why), "{number}: {why}");
+        drop(index);
+        assert_eq!(std::fs::read(path.join("index/mark")).unwrap(), rebuilt, "{number}");
+        assert_eq!(log_files(&path), before, "{number}");
+    }
+    assert_eq!(status(&environment(), &path).unwrap().moved_aside, KEPT_BAD);
+}
+
+#[test]
+fn a_feeder_waits_for_whoever_reads_and_answers_intake() {
+    let (_place, path) = made(37, 10_000);
+    drop(caught_up(&path));
+    let truth = truth(&path);
+    let record = Record::parse(&truth[1000].canonical).unwrap();
+    let (stream, writer) = (unescaped(record.stream().escaped()), unescaped(record.writer_id().escaped()));
+    let identity = Identity { stream: &stream, writer: &writer, seq: record.seq() };
+    let reader = opened(&path).unwrap();
+    let feeder = Feeder::start(&environment(), &path).unwrap();
+    assert!(feeder.lag().waits_for.is_some());
+    assert_eq!(feeder.find_identity(&identity), Err(Unavailable::Busy));
+    drop(reader);
+    while feeder.lag().waits_for.is_some() {
+        feeder.look();
+        std::thread::yield_now();
+    }
+    assert_eq!(feeder.find_identity(&identity), Ok(Known::At(truth[1000].index, record.self_hash())));
 }

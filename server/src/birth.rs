@@ -13,7 +13,7 @@ use stele_engine::number::{NodeId, SegmentNumber};
 use stele_engine::reserved::{Genesis, LogId};
 use stele_engine::segment::{FORMAT_VERSION, FRAMES_START};
 use stele_engine::store::read_entry_at;
-use stele_raft::node::Birth;
+use stele_raft::node::{Begin, Birth};
 use stele_raft::peer::ClusterId;
 
 use crate::config::{Config, InitialCluster};
@@ -59,7 +59,7 @@ pub struct Start {
     /// Its cluster.
     pub cluster: ClusterId,
     /// What the log begins with, where the configuration says it.
-    pub birth: Option<Birth>,
+    pub begin: Begin,
 }
 
 /// Makes the directory where there is none.
@@ -90,7 +90,9 @@ pub fn prepare(environment: &Environment, config: &Config) -> Result<Start, Birt
     }
     let first = first_entry(environment, &directory).or_else(|| birth.as_ref().map(|birth| birth.membership.encode()));
     let first = first.ok_or_else(|| BirthTrouble::Nothing(config.data_dir.display().to_string()))?;
-    Ok(Start { node, cluster: ClusterId::new(*blake3::hash(&first).as_bytes()), birth })
+    // Without a cluster there is a log already, which goes on with what it holds.
+    let begin = birth.map_or(Begin::Join, Begin::Cluster);
+    Ok(Start { node, cluster: ClusterId::new(*blake3::hash(&first).as_bytes()), begin })
 }
 
 /// The body of the first entry, where it was written; whether it is damaged is for recovery to say.

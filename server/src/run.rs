@@ -167,7 +167,7 @@ impl Running {
 
         let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
         let factory = PeerFactory::new(local, transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
-        let node = Node::start(environment, &config.data_dir, settings(config), start.birth, factory).await?;
+        let node = Node::start(environment, &config.data_dir, settings(config), &start.begin, factory).await?;
         let view = View::new(node.replica().clone());
         let stopping = CancellationToken::new();
         let serving = Arc::new(Serving {

@@ -7,6 +7,7 @@ mod bench;
 mod file_descriptors;
 mod file_size;
 mod full_disk;
+mod index;
 mod kill;
 mod named_tests;
 mod process;

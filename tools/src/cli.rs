@@ -19,7 +19,7 @@ Exit codes:
   1  failed: input or output, no space, unknown format version, anything else
   2  usage
   3  verification failed: a refused record, damaged data, a proof or signature that does not hold
-  4  not reachable
+  4  not reachable, or not yet indexed
   5  refused by policy or rights
   6  not found: no such log, index beyond the end
   7  busy: locked directory, full queue

@@ -6,7 +6,7 @@
 //! | 1 | failed: input or output, no space, unknown format version, anything else |
 //! | 2 | usage |
 //! | 3 | verification failed: a refused record, damaged data, a proof or signature that does not hold |
-//! | 4 | not reachable |
+//! | 4 | not reachable, or not yet indexed: part of the log was not looked at |
 //! | 5 | refused by policy or rights: quorum of signatures not met, reserved stream, unsafe membership |
 //! | 6 | not found: no such log, index beyond the end |
 //! | 7 | busy: locked directory, full queue |
@@ -30,7 +30,7 @@ pub enum Exit {
     Usage,
     /// A record is refused, data is damaged, a proof or signature does not hold.
     Unverified,
-    /// Nobody answers.
+    /// Nobody answers, or not for all of the log.
     Unreachable,
     /// Policy or rights forbid it.
     Forbidden,

@@ -22,7 +22,7 @@ pub mod find;
 mod remote;
 mod time;
 
-use find::Filters;
+use find::{Filters, Through};
 
 /// Output is handed over in pieces of about this size.
 const OUTPUT_BYTES: usize = 64 * 1024;
@@ -52,8 +52,11 @@ impl Form {
 Prints the finished canonical record, one a line. A range is clipped at the end of the log; the first damaged
 record ends the command with exit code 3. Takes no lock: a log can be read while it is written.
 
-Filters combine; with them the range may be left out. A time is RFC 3339 or milliseconds since 1970. What the index
-(`stele index`) does not hold yet is read. Where nothing matches the exit code is 6.
+Filters combine; with them the range may be left out. A time is RFC 3339 or milliseconds since 1970. They go through
+the index as it is (`stele index update` makes it and keeps it up); what it does not hold yet is read, up to
+--unindexed records. Are there more, these are not looked at, the exit code is 4 and with --json the last line is
+{\"not_yet_indexed\":{\"end\":B,\"first\":A}}. Without an index, and where another process has it open, everything is read.
+Where nothing matches the exit code is 6.
 
 Examples:
   stele read --log audit 17
@@ -71,6 +74,9 @@ pub struct Arguments {
     /// Which of them.
     #[command(flatten)]
     pub filters: Filters,
+    /// How the index is used.
+    #[command(flatten)]
+    pub through: Through,
     /// How records are printed.
     #[command(flatten)]
     pub form: Form,

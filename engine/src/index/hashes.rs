@@ -224,6 +224,9 @@ impl Table {
         }
         let first = LeafIndex::new(read_u64(head, 56));
         let end = first.checked_add(read_u64(head, 64)).ok_or(TableFault::Damaged)?;
+        if head[42..44] != [0; 2] {
+            return Err(TableFault::Damaged);
+        }
         if read_u64(head, 48) != segment.get() || tiles.get(8..CHECKED_FROM) != Some(&head[72..104]) {
             return Err(TableFault::Other);
         }
@@ -232,7 +235,11 @@ impl Table {
             return Err(TableFault::Damaged);
         }
         let fences = fences.as_chunks::<ROW_BYTES>().0.iter();
-        Ok((LeafRange { first, end }, fences.map(|fence| (read_u64(fence, 0), read_u32(fence, 8))).collect()))
+        let fences: Vec<(u64, u32)> = fences.map(|fence| (read_u64(fence, 0), read_u32(fence, 8))).collect();
+        if !fences.is_sorted_by_key(|(key, _)| *key) {
+            return Err(TableFault::Damaged);
+        }
+        Ok((LeafRange { first, end }, fences))
     }
 
     /// The leaves of its segment.
@@ -277,7 +284,13 @@ impl Table {
         let rows = PAGE_ROWS.min(self.rows - page * PAGE_ROWS);
         let at = HEADER_BYTES + self.fences.len() * ROW_BYTES + page * PAGE_ROWS * ROW_BYTES;
         let bytes = read_up_to(self.file.as_ref(), at as u64, rows * ROW_BYTES)?;
-        Ok((crc32fast::hash(&bytes) == self.fences[page].1).then_some(bytes))
+        let pairs = bytes.as_chunks::<ROW_BYTES>().0.iter().map(|row| (read_u64(row, 0), read_u32(row, 8)));
+        let good = crc32fast::hash(&bytes) == self.fences[page].1
+            && bytes.len() == rows * ROW_BYTES
+            && pairs.clone().next().is_some_and(|(key, _)| key == self.fences[page].0)
+            && pairs.clone().is_sorted_by(|one, next| one < next)
+            && pairs.clone().all(|(_, leaf)| u64::from(leaf) < self.leaves.len());
+        Ok(good.then_some(bytes))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::reader::{LogReader, Payloads, ReadRecord};
 use crate::segment::LeafRange;
 
 use super::hashes::{Table, WantedHash};
-use super::sheet::ChainName;
+use super::sheet::{ListKey, Span};
 
 /// What records must be like; all of it together.
 #[derive(Clone, Default, Debug)]
@@ -54,18 +54,25 @@ impl Filter {
         Self { hash: Some(hash), ..self }
     }
 
-    /// Whether a look into the sheets narrows it down: not where a hash does.
-    pub(super) const fn needs_sheets(&self) -> bool {
-        self.hash.is_none()
+    /// Whether a hash is asked for: then the hash tables narrow it down, not the sheets.
+    pub(super) const fn has_hash(&self) -> bool {
+        self.hash.is_some()
     }
 
-    pub(super) fn is_chain(&self, (stream, writer): &ChainName) -> bool {
-        self.stream.as_ref().is_none_or(|wanted| wanted == stream)
-            && self.writer.as_ref().is_none_or(|wanted| wanted == writer)
+    /// The key of the shortest list that holds all that is asked for; `None` where times alone tell.
+    pub(super) fn list_key(&self) -> Option<ListKey> {
+        match (&self.stream, &self.writer) {
+            (Some(stream), Some(writer)) => Some(ListKey::chain([stream, writer])),
+            (Some(stream), None) => Some(ListKey::stream(stream)),
+            (None, Some(writer)) => Some(ListKey::writer(writer)),
+            (None, None) => None,
+        }
     }
 
-    pub(super) const fn times(&self) -> &Range<Option<UnixMillis>> {
-        &self.times
+    /// Whether a record among some of these times can be in time.
+    pub(super) fn may_be_in(&self, span: Span) -> bool {
+        self.times.start.is_none_or(|since| span.latest >= since)
+            && self.times.end.is_none_or(|until| span.earliest < until)
     }
 
     /// Whether a record is like that.
@@ -77,6 +84,15 @@ impl Filter {
             && self.times.end.is_none_or(|until| ts < until)
             && self.hash.as_ref().is_none_or(|wanted| wanted.is_of(record))
     }
+}
+
+/// What becomes of records that are asked for and have no sheet yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unindexed {
+    /// They are read, however many there are.
+    Read,
+    /// They are read where there are no more than this, else said not to be indexed yet.
+    ReadAtMost(u64),
 }
 
 /// What is asked for: records of a range that are like the filter, with payloads or not.
@@ -110,6 +126,20 @@ impl Query {
                 .map_err(|error| LogError::damaged("segments", 0, Some(read.index), error))?;
             if self.filter.matches(&record) { each(read) } else { Ok(()) }
         })
+    }
+
+    /// Reads what has no sheet yet, or tells what of it was asked for and not looked at.
+    pub(super) fn read_unindexed<E: From<LogError>>(
+        &self,
+        reader: &LogReader,
+        first: LeafIndex,
+        unindexed: Unindexed,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<Option<LeafRange>, E> {
+        match (self.clip(LeafRange { first, end: reader.size().next_leaf() }), unindexed) {
+            (Some(left), Unindexed::ReadAtMost(bound)) if left.len() > bound => Ok(Some(left)),
+            _ => self.read_rest(reader, first, each).map(|()| None),
+        }
     }
 
     /// Reads what lies behind a leaf, up to the end of the log; damage that hides its end is told.

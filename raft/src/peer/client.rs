@@ -212,11 +212,13 @@ impl Route {
     }
 }
 
+type Routes = BTreeMap<(NodeId, Class), Arc<Route>>;
+
 /// Makes openraft's connections to other nodes, and everybody else's.
 #[derive(Clone)]
 pub struct PeerFactory {
     dialing: Arc<Dialing>,
-    routes: Arc<Mutex<BTreeMap<(NodeId, Class), Arc<Route>>>>,
+    routes: Arc<Mutex<Routes>>,
 }
 
 impl PeerFactory {

@@ -266,6 +266,9 @@ fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Mes
     if headers > fields.left() {
         return Err(MessageError::Length(message.len()));
     }
+    if message.len() - at > MAX_ENTRIES_BYTES {
+        return Err(MessageError::Field("entries"));
+    }
     let mut entries = Vec::with_capacity(count);
     let mut index = RaftIndex::new(prev_log_id.map_or(0, |before| before.index + 1));
     let mut last_term = prev_log_id.map_or(0, |before| before.leader_id.term);

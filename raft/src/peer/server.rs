@@ -270,18 +270,18 @@ impl<R: RaftHandle> Serving<R> {
             Request::PreVote(vote) => Answer::Voted(self.raft.pre_vote(vote).await?),
             Request::TransferLeader(transfer) => Answer::Transferred(self.raft.transfer_leader(transfer).await?),
             Request::ListSegments { from } => {
-                let list = self.from_source(move |source| source.list(from)).await?;
+                let list = self.ask_source(move |source| source.list(from)).await?;
                 list.map_or_else(Answer::Failed, Answer::Segments)
             }
             Request::ReadSegment { file, offset, len } => {
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
-                let bytes = self.from_source(move |source| source.read(file, offset, len)).await?;
+                let bytes = self.ask_source(move |source| source.read(file, offset, len)).await?;
                 bytes.map_or_else(Answer::Failed, Answer::Bytes)
             }
         })
     }
 
-    async fn from_source<T: Send + 'static>(
+    async fn ask_source<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&dyn SegmentSource) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<Result<T, Failure>, JoinError> {

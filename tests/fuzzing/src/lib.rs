@@ -15,6 +15,7 @@
 //! | `tree` | proofs against the text of RFC 9162, digest tree, bytes of tiles |
 //! | `frames` | frames, batches, memberships |
 //! | `files` | headers, flush ring, generation files, sidecars, state files |
+//! | `index` | mark, sheets and hash tables of the index |
 //! | `interop` | manifest and files of exports |
 //! | `bodies` | bodies of the log's own records |
 //! | [`seeds`] | the seeds of the corpora |
@@ -24,6 +25,7 @@ mod disk;
 mod files;
 mod fixture;
 mod frames;
+mod index;
 mod interop;
 mod record;
 pub mod seeds;
@@ -44,6 +46,9 @@ pub const TARGETS: &[Target] = &[
     ("generation_fuzz", files::generation),
     ("genesis_fuzz", bodies::genesis),
     ("hard_state_fuzz", files::hard_state),
+    ("hash_table_fuzz", index::hash_table),
+    ("index_mark_fuzz", index::mark),
+    ("index_sheet_fuzz", index::sheet),
     ("interop_file_fuzz", interop::file),
     ("interop_manifest_fuzz", interop::manifest),
     ("key_fuzz", text::key),

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use stele_engine::batch::BatchBuilder;
 use stele_engine::chains::{Chains, Head};
 use stele_engine::frame::{EntryKind, Tail};
+use stele_engine::index::hashes::TableBuilder;
+use stele_engine::index::mark::Mark;
 use stele_engine::membership::{Membership, Node as Member};
 use stele_engine::number::{Alignment, BlockHeight, Group, NodeId, Offset, RaftIndex, SegmentNumber, SiteName, Term};
 use stele_engine::reserved::{Genesis, LogId, SegmentSealed, covering_nodes};
@@ -43,6 +45,7 @@ pub fn all() -> Vec<Seed> {
     seeds.frames();
     seeds.small_files();
     seeds.derived_files();
+    seeds.index();
     seeds.bodies();
     seeds.interop();
     seeds.0
@@ -385,6 +388,47 @@ impl Seeds {
         self.add("signing_state_fuzz", "some", head(258));
         self.add("signing_state_fuzz", "largest", head(u64::MAX));
         self.add("signing_state_fuzz", "short", &head(1)[..39]);
+    }
+
+    fn index(&mut self) {
+        let mark = Mark { log: LogId::new([4; 32]), leaves: TreeSize::new(3 << 13), root: Hash::new([5; 32]) };
+        self.add("index_mark_fuzz", "three_sheets", mark.encode());
+        let mut other = mark.encode();
+        other[32] = 3;
+        self.add("index_mark_fuzz", "another_version", other);
+
+        // The targets make the checksums right.
+        let mut head = vec![0; 32];
+        for span in 0..128u64 {
+            head.extend_from_slice(&(1000 + span).to_le_bytes());
+            head.extend_from_slice(&(2000 + span).to_le_bytes());
+        }
+        head.extend_from_slice(&3u64.to_le_bytes());
+        head.extend_from_slice(&9u64.to_le_bytes());
+        self.add("index_sheet_fuzz", "head", head);
+        let mut page = vec![0; 32];
+        for (key, leaves) in [(3u64, &[0u16, 8191][..]), (7, &[5])] {
+            page.extend_from_slice(&key.to_le_bytes());
+            page.extend_from_slice(&1u64.to_le_bytes());
+            page.extend_from_slice(&2u64.to_le_bytes());
+            page.extend_from_slice(&u16::try_from(leaves.len()).expect("few").to_le_bytes());
+            leaves.iter().for_each(|leaf| page.extend_from_slice(&leaf.to_le_bytes()));
+        }
+        self.add("index_sheet_fuzz", "page", page);
+
+        let record = Record::parse(GENESIS.as_bytes()).expect("a record");
+        let leaves = |count| LeafRange { first: LeafIndex::new(5), end: LeafIndex::new(5 + count) };
+        let table = |count: u64| {
+            let mut builder = TableBuilder::default();
+            for leaf in 0..count {
+                let hash = SelfHash::new(*blake3::hash(&leaf.to_le_bytes()).as_bytes());
+                builder.record(LeafIndex::new(5 + leaf), &record, hash);
+            }
+            builder.finish(SegmentNumber::new(2), leaves(count), &[9; 40])
+        };
+        self.add("hash_table_fuzz", "no_rows", table(0));
+        self.add("hash_table_fuzz", "three_rows", table(3));
+        self.add("hash_table_fuzz", "two_pages", table(350));
     }
 
     fn derived_files(&mut self) {

@@ -143,7 +143,7 @@ fn measure(
             print(&reading::prove(environment, &log, arguments.records)?)?;
         }
         if arguments.wants(&["disk"]) {
-            print(&reading::disk(&log, arguments.records)?)?;
+            print(&reading::disk(environment, &log, arguments.records)?)?;
         }
         if arguments.wants(&["memory"]) {
             print(&reading::memory(&log, arguments.records)?)?;

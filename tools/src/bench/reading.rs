@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, anyhow};
 use stele_engine::directory::LogDirectory;
 use stele_engine::environment::Environment;
+use stele_engine::index::{Index, quiet};
 use stele_engine::local::{LocalLog, SealSettings};
 use stele_engine::reader::LogReader;
 use stele_engine::verify::{VerifyOptions, verify_log};
@@ -133,21 +134,27 @@ pub(super) fn open_and_weigh(environment: &Environment, log: &Path) -> Result<f6
     Ok(kib.ok_or_else(|| anyhow!("/proc/self/status does not tell VmRSS"))? / 1024.0)
 }
 
-/// Bytes of all files of the log, but for the index, over the canonical bytes of its records.
-pub(super) fn disk(log: &Path, records: u64) -> Result<Row, Failure> {
+/// Bytes of all files of the log over the canonical bytes of its records, without its index and with one.
+pub(super) fn disk(environment: &Environment, log: &Path, records: u64) -> Result<Row, Failure> {
     let watch = Stopwatch::start();
     let index = log.join("index");
     let on_disk = bytes_below(log, &index)?;
     let bytes = records * RECORD_BYTES as u64;
-    let mut row = Row::new("disk")
+    let seconds = watch.seconds();
+    let watch = Stopwatch::start();
+    drop(Index::rebuild(environment, log, &mut quiet)?);
+    let index_seconds = watch.seconds();
+    let index_bytes = bytes_below(&index, Path::new(""))?;
+    Ok(Row::new("disk")
         .number("ratio", on_disk as f64 / bytes as f64)
+        .number("ratio_with_index", (on_disk + index_bytes) as f64 / bytes as f64)
         .count("records", records)
         .count("bytes", bytes)
-        .count("disk_bytes", on_disk);
-    if index.exists() {
-        row = row.count("index_bytes", bytes_below(&index, Path::new(""))?);
-    }
-    Ok(row.number("seconds", watch.seconds()).count("rounds", 1))
+        .count("disk_bytes", on_disk)
+        .count("index_bytes", index_bytes)
+        .number("index_seconds", index_seconds)
+        .number("seconds", seconds)
+        .count("rounds", 1))
 }
 
 fn bytes_below(directory: &Path, except: &Path) -> Result<u64, Failure> {

@@ -1,6 +1,8 @@
-//! `stele read` with filters: through the index where nobody else has it, else without.
+//! `stele read` with filters: through the index where there is one that nobody else has open, else without. It
+//! feeds no index, makes none and moves none aside.
 
 use std::io::{IsTerminal as _, stderr};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -8,7 +10,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use stele_engine::environment::Environment;
 use stele_engine::index::hashes::WantedHash;
-use stele_engine::index::{Filter, Index, IndexError, Query, scan};
+use stele_engine::index::{Answered, Filter, IndexError, IndexReader, Query, Unindexed, scan};
+use stele_engine::reader::LogReader;
 use stele_engine::segment::LeafRange;
 use stele_proof::{TreeSize, UnixMillis};
 
@@ -37,6 +40,21 @@ pub struct Filters {
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub hash: Option<WantedHash>,
 }
+
+/// How the index is used.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Through {
+    /// Use no index: read everything. A hash is still looked up in the tables beside the segments.
+    #[arg(long, conflicts_with = "unindexed")]
+    pub scan: bool,
+    /// Read at most this many records that are asked for and that the index does not hold yet. Are there more,
+    /// none of them is read, and the answer says so.
+    #[arg(long, value_name = "N", default_value_t = UNINDEXED)]
+    pub unindexed: u64,
+}
+
+/// What is read beside the index unless somebody asks for more: some tenths of a second.
+const UNINDEXED: u64 = 262_144;
 
 fn hash(text: &str) -> Result<WantedHash, String> {
     WantedHash::parse(text).ok_or_else(|| format!("`{text}` is no hash: give `b3:` and up to 64 lower-case hex digits"))
@@ -77,7 +95,7 @@ impl From<IndexError> for Failure {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::Log(error) => error.into(),
-            error @ IndexError::InUse { .. } => Self::new(Exit::Busy, anyhow!("{error}")),
+            error @ IndexError::InUse { .. } => Self::new(Exit::Busy, anyhow!("{error}; wait for it to end")),
             error => Self::new(Exit::Failed, anyhow!("{error}")),
         }
     }
@@ -86,7 +104,7 @@ impl From<IndexError> for Failure {
 /// Prints the records that are like the filters.
 ///
 /// # Errors
-/// [`Failure`]: exit code 6 where there are none.
+/// [`Failure`]: exit code 4 where part of the log was not looked at, 6 where there are none.
 pub(super) fn run(
     arguments: &Arguments,
     directory: &Path,
@@ -98,47 +116,64 @@ pub(super) fn run(
     let payloads = arguments.form.payloads();
     let query = Query { filter: arguments.filters.filter(), leaves, payloads };
     // The tables beside the segments answer for a hash; they need no index to be open.
-    let index = if arguments.filters.hash.is_some() { None } else { caught_up(directory, environment, streams)? };
+    let without = arguments.through.scan || arguments.filters.hash.is_some();
+    let index = if without { None } else { opened(arguments, &reader, environment, streams) };
     let mut printer = Printer::new(arguments.form, streams);
-    let done = match index {
-        Some(mut index) => index.find::<Failure>(&query, &mut |read| printer.record(&read)),
-        None => scan::<Failure>(&reader, &query, &mut |read| printer.record(&read)),
+    let done = match &index {
+        Some(index) => {
+            let unindexed = Unindexed::ReadAtMost(arguments.through.unindexed);
+            index.find::<Failure>(&query, unindexed, &mut |read| printer.record(&read))
+        }
+        None => scan::<Failure>(&reader, &query, &mut |read| printer.record(&read)).map(|()| Answered::default()),
     };
     let printed = printer.finish()?;
-    done?;
+    let Answered { not_looked_at, without } = done?;
+    if let Some(why) = without {
+        let what = "the rest was read without it; `stele index update` makes it anew";
+        streams.tell(format_args!("stele: note: the index cannot be used: {why}; {what}"));
+    }
+    if let Some(LeafRange { first, end }) = not_looked_at {
+        if arguments.form.json {
+            let range = serde_json::json!({"first": first.get(), "end": end.get()});
+            streams.line(serde_json::json!({ "not_yet_indexed": range }))?;
+        }
+        let what = "`stele index update` indexes them, `--scan` reads them all";
+        let why = anyhow!("not yet indexed: records {first}..{end} were not looked at; {what}");
+        return Err(Failure::new(Exit::Unreachable, why));
+    }
     if printed == 0 {
         return Err(Failure::new(Exit::NotFound, anyhow!("no record of the log is like that")));
     }
     Ok(())
 }
 
-/// The index, caught up; `None` where it cannot be had, which is told: then everything is read.
-fn caught_up(directory: &Path, environment: &Environment, streams: &mut Streams<'_>) -> Result<Option<Index>, Failure> {
-    let bar = progress_bar()?;
-    let caught_up = Index::open(environment, directory).and_then(|mut index| {
-        index.catch_up(&mut |indexed, durable| show(&bar, indexed, durable))?;
-        Ok(index)
-    });
-    bar.finish_and_clear();
-    match caught_up {
-        Ok(index) => {
-            if let Some(why) = index.status()?.moved_aside {
-                streams.tell(format_args!("stele: note: the index was moved aside and made anew: {why}"));
-            }
-            Ok(Some(index))
-        }
-        Err(error) => {
-            let what = "what is asked for is not looked up, all records are read";
-            streams.tell(format_args!("stele: note: {error}; {what}"));
-            Ok(None)
-        }
-    }
+/// The index as it is; `None` where it cannot be had, which is told: then everything is read.
+fn opened(
+    arguments: &Arguments,
+    reader: &LogReader,
+    environment: &Environment,
+    streams: &mut Streams<'_>,
+) -> Option<IndexReader> {
+    let error = match IndexReader::open(environment, reader.directory().path()) {
+        Ok(index) => return Some(index),
+        // A log that is quickly read needs none.
+        Err(IndexError::Absent) if reader.size().get() <= arguments.through.unindexed => return None,
+        Err(error) => error,
+    };
+    let remedy = match &error {
+        IndexError::Absent => "; `stele index update` makes one",
+        IndexError::Store(_) => "; `stele index update` makes it anew",
+        _ => "",
+    };
+    streams.tell(format_args!("stele: note: {error}: all records are read{remedy}"));
+    None
 }
 
 /// Moves the bar.
-pub(crate) fn show(bar: &ProgressBar, indexed: TreeSize, durable: TreeSize) {
+pub(crate) fn show(bar: &ProgressBar, indexed: TreeSize, durable: TreeSize) -> ControlFlow<()> {
     bar.set_length(durable.get());
     bar.set_position(indexed.get());
+    ControlFlow::Continue(())
 }
 
 /// A bar on a terminal, else nothing.
