@@ -201,7 +201,7 @@ impl Sites {
     /// # Errors
     /// [`Failure`].
     pub fn start(&mut self) -> Result<(), Failure> {
-        let guard = guard(self.at_end);
+        let guard = guard(&self.program, self.at_end);
         for site in self.sites.iter_mut().filter(|site| site.process.is_none()) {
             let output = File::options().create(true).append(true).open(site.output());
             let output = output.with_context(|| format!("cannot write {}", site.output().display()))?;
@@ -307,6 +307,26 @@ impl Sites {
         }
     }
 
+    /// Waits until every node has applied at least so many records, while more may come.
+    ///
+    /// # Errors
+    /// [`Failure`]: exit code 4 where that does not come about.
+    pub async fn caught_up_with(&mut self, size: u64) -> Result<(), Failure> {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            self.alive()?;
+            let mut all = true;
+            for site in &self.sites {
+                let own = own_status(site).await.and_then(|own| own.tree_size);
+                all &= own.is_some_and(|own| own >= size);
+            }
+            if all {
+                return Ok(());
+            }
+            self.rest(give_up, "a node does not catch up").await?;
+        }
+    }
+
     /// Waits until every site has as many sealed segments, at least this many.
     ///
     /// # Errors
@@ -386,10 +406,11 @@ async fn ended(process: &mut Child, give_up: Instant) -> Result<Option<ExitStatu
     }
 }
 
-/// This program, where it can stand between itself and a node.
-fn guard(at_end: AtEnd) -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    (at_end == AtEnd::Kill && own.file_name().is_some_and(|name| name == "stele")).then_some(own)
+/// The command line, which can stand between a node and this program (which may be another one).
+fn guard(program: &Path, at_end: AtEnd) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok().filter(|own| own.file_name().is_some_and(|name| name == "stele"));
+    let guard = own.or_else(|| Some(program.with_file_name("stele")).filter(|path| path.is_file()));
+    guard.filter(|_guard| at_end == AtEnd::Kill)
 }
 
 /// The arguments of `stele run-until-parent-ends`, which is for this program's own use.

@@ -241,7 +241,7 @@ async fn same_everywhere(
             return Err(Failure::new(Exit::Unverified, why));
         }
     }
-    Ok(roots[0].to_string())
+    Ok(roots[0].to_base64())
 }
 
 /// Opens a site's log once so much of it is seen to be durable there.
