@@ -45,7 +45,8 @@ pub enum AckArgument {
 #[command(after_help = "\
 With --sites the command makes its own sites in the current directory (which should be on a real disk), and removes
 them. One second of warm-up is not counted. The last line of --json has records_per_second, p50_ms, p99_ms, max_ms,
-acked, errors (records without a receipt) and busy (those among them that were refused because of a full queue; what
+acked, proven (of those, with a proof that holds),
+errors (records without a receipt) and busy (those among them that were refused because of a full queue; what
 the client tried again with success is in neither).
 
 Examples:
@@ -209,7 +210,10 @@ impl Load {
             let answer = oldest.pending.await;
             let now = Instant::now();
             match answer {
-                Ok(_) if now >= start && now < end => measured.acknowledged(now.duration_since(oldest.since)),
+                Ok(receipt) if now >= start && now < end => {
+                    measured.proven += u64::from(receipt.proof.is_some());
+                    measured.acknowledged(now.duration_since(oldest.since));
+                }
                 Ok(_) => {}
                 Err(error) => {
                     measured.failed(&error);
@@ -257,6 +261,8 @@ struct Measured {
     seconds: f64,
     /// Microseconds, one for each record that was acknowledged.
     micros: Vec<u32>,
+    /// Of those, how many came with a proof that was verified.
+    proven: u64,
     errors: u64,
     busy: u64,
 }
@@ -291,7 +297,7 @@ impl Measured {
                 "ack": match arguments.ack { AckArgument::Committed => "committed", AckArgument::Proven => "proven" },
                 "delay_ms": arguments.at.delay.map(|delay| delay.as_secs_f64() * 1000.0),
                 "seconds": self.seconds, "records_per_second": rate, "p50_ms": p50, "p99_ms": p99, "max_ms": max,
-                "acked": acked, "errors": self.errors, "busy": self.busy,
+                "acked": acked, "proven": self.proven, "errors": self.errors, "busy": self.busy,
             });
             return streams.line(row);
         }
