@@ -1,6 +1,6 @@
 //! `stele cluster`: what operators do.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -216,7 +216,7 @@ fn list(nodes: &[u64]) -> String {
 }
 
 /// Where a file goes that a command makes.
-fn fresh(path: &PathBuf) -> Result<(), Failure> {
+fn fresh(path: &Path) -> Result<(), Failure> {
     if path.exists() {
         let why = anyhow!("{} is there already; nothing is overwritten here", path.display());
         return Err(Failure::new(Exit::Failed, why));
