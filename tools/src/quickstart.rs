@@ -68,6 +68,8 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
     if arguments.local {
         return local::run(arguments, &directory, environment, streams);
     }
+    // Configurations are read again by whoever starts a node from elsewhere.
+    let directory = std::path::absolute(&directory).with_context(|| format!("cannot use {}", directory.display()))?;
     cluster::run(arguments, &directory, environment, streams)
 }
 
