@@ -1,11 +1,12 @@
 //! The birth of a log: its directory, keys, policy, first segment, and the genesis record.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use stele_proof::UnixMillis;
 use stele_proof::checkpoint::Origin;
-use stele_proof::key::{KeyKind, KeyName, SigningKey};
+use stele_proof::key::{KeyKind, KeyName, SigningKey, VerifierKey};
 use stele_proof::policy::{Policy, PolicyBuilder, PolicyRuleError, Threshold};
 
 use crate::directory::{Inventory, LogDirectory, relative};
@@ -245,6 +246,49 @@ fn policy(options: &CreateOptions, log: &SigningKey, cosigner: &SigningKey) -> R
     builder.witness(&witness, cosigner.verifier_key().clone(), None)?;
     builder.group(&site, Threshold::Any, &[&witness])?;
     builder.group("sites", Threshold::All, &[&site])?;
+    builder.quorum("sites")?;
+    builder.finish()
+}
+
+/// A node as a policy knows it.
+#[derive(Clone, Debug)]
+pub struct PolicyNode<'a> {
+    /// Its number.
+    pub id: NodeId,
+    /// Its site.
+    pub site: &'a SiteName,
+    /// What it signs checkpoints with, as the log.
+    pub log_key: &'a VerifierKey,
+    /// What it cosigns them with.
+    pub cosigner: &'a VerifierKey,
+}
+
+/// The policy of a cluster: a majority of its sites must cosign, at each any of its nodes.
+///
+/// # Errors
+/// [`PolicyRuleError`] where two nodes share a number or a key, or there is none.
+pub fn cluster_policy(nodes: &[PolicyNode<'_>]) -> Result<Policy, PolicyRuleError> {
+    let mut builder = PolicyBuilder::default();
+    let mut sites: BTreeMap<&SiteName, Vec<String>> = BTreeMap::new();
+    for node in nodes {
+        builder.log(node.log_key.clone(), None)?;
+        let witness = format!("n{}", node.id);
+        builder.witness(&witness, node.cosigner.clone(), None)?;
+        sites.entry(node.site).or_default().push(witness);
+    }
+    let mut groups = Vec::new();
+    for (site, witnesses) in &sites {
+        let group = format!("site-{site}");
+        let witnesses: Vec<&str> = witnesses.iter().map(String::as_str).collect();
+        builder.group(&group, Threshold::Any, &witnesses)?;
+        groups.push(group);
+    }
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let majority = match groups.len() {
+        0 | 1 => Threshold::All,
+        sites => Threshold::AtLeast(sites / 2 + 1),
+    };
+    builder.group("sites", majority, &groups)?;
     builder.quorum("sites")?;
     builder.finish()
 }

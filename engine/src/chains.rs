@@ -184,6 +184,13 @@ impl Chains {
         self.number(stream, writer_id).map(|number| self.chains[number].head)
     }
 
+    /// The head of a chain by its canonical texts, and where it is.
+    pub fn head_at(&self, stream: &str, writer_id: &str) -> Option<(Head, LeafIndex)> {
+        let number = *self.numbers.get(format!("{stream}\n{writer_id}").as_str())?;
+        let chain = &self.chains[number];
+        Some((chain.head, chain.leaf))
+    }
+
     fn number(&mut self, stream: &str, writer_id: &str) -> Option<usize> {
         self.key.clear();
         self.key.push_str(stream);

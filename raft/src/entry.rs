@@ -44,10 +44,22 @@ pub fn log_id(term: Term, index: RaftIndex) -> LogId {
 pub struct Peer {
     /// The failure domain it stands in.
     pub site: SiteName,
-    /// Where peers reach it.
+    /// Where it is reached: by peers at `host:port`, by clients at a URI.
     pub addresses: Vec<String>,
     /// Its verifier keys.
     pub keys: Vec<String>,
+}
+
+impl Peer {
+    /// Where peers reach it.
+    pub fn peer_addresses(&self) -> impl Iterator<Item = &str> {
+        self.addresses.iter().map(String::as_str).filter(|address| !address.contains("://"))
+    }
+
+    /// Where clients reach it: a URI.
+    pub fn client_address(&self) -> Option<&str> {
+        self.addresses.iter().map(String::as_str).find(|address| address.contains("://"))
+    }
 }
 
 impl Default for Peer {

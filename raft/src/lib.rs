@@ -11,6 +11,7 @@
 //! | [`machine`] | openraft's state machine: the replica |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
+//! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
@@ -23,4 +24,5 @@ pub mod machine;
 pub mod node;
 pub mod peer;
 pub mod raft_log;
+pub mod sites;
 pub mod standing;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// What each crate may depend on, of the crates here, and what a crate that an auditor links may use at all.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("stele-proof", &[]),
     ("stele-engine", &["stele-proof"]),
     ("stele-raft", &["stele-proof", "stele-engine"]),
     ("stele-api", &[]),
+    ("stele-server", &["stele-proof", "stele-engine", "stele-raft", "stele-api"]),
     ("stele-client", &["stele-proof", "stele-api"]),
-    ("stele-tools", &["stele-proof", "stele-engine"]),
+    ("stele-tools", &["stele-proof", "stele-engine", "stele-api", "stele-client"]),
     ("stele-tests", &[]),
     ("stele-benches", &[]),
     ("stele-fuzzing", &["stele-proof", "stele-engine"]),

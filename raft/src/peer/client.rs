@@ -242,14 +242,15 @@ impl PeerFactory {
     /// The way to a node: the one there is, unless the node has moved.
     fn route(&self, node: NodeId, peer: &Peer, class: Class) -> Arc<Route> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = routes.get(&(node, class)).filter(|route| route.addresses == peer.addresses);
+        let addresses: Vec<String> = peer.peer_addresses().map(str::to_owned).collect();
+        let known = routes.get(&(node, class)).filter(|route| route.addresses == addresses);
         if let Some(route) = known {
             return Arc::clone(route);
         }
         let route = Arc::new(Route {
             dialing: Arc::clone(&self.dialing),
             peer: node,
-            addresses: peer.addresses.clone(),
+            addresses,
             class,
             state: Mutex::default(),
             changed: Notify::new(),

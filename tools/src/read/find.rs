@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal as _, stderr};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -107,11 +108,12 @@ impl From<IndexError> for Failure {
 /// [`Failure`]: exit code 4 where part of the log was not looked at, 6 where there are none.
 pub(super) fn run(
     arguments: &Arguments,
+    directory: &Path,
     leaves: LeafRange,
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let reader = open(environment, &arguments.log, streams)?;
+    let reader = open(environment, directory, streams)?;
     let payloads = arguments.form.payloads();
     let query = Query { filter: arguments.filters.filter(), leaves, payloads };
     // The tables beside the segments answer for a hash; they need no index to be open.
@@ -155,7 +157,7 @@ fn opened(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Option<IndexReader> {
-    let error = match IndexReader::open(environment, &arguments.log) {
+    let error = match IndexReader::open(environment, reader.directory().path()) {
         Ok(index) => return Some(index),
         // A log that is quickly read needs none.
         Err(IndexError::Absent) if reader.size().get() <= arguments.through.unindexed => return None,

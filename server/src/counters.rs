@@ -1,0 +1,59 @@
+//! What was refused, by reason.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stele_api::v1::RefusalCode;
+
+/// Why a connection was closed before its first call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unwelcome {
+    /// As many are connected as may be.
+    Full,
+    /// It does not begin as HTTP/2 or TLS does.
+    Garbage,
+    /// It did not say anything in time.
+    Late,
+}
+
+/// Counters of one node; they only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    refusals: [AtomicU64; Self::CODES],
+    calls: AtomicU64,
+    connections: [AtomicU64; 3],
+}
+
+impl Counters {
+    const CODES: usize = 14;
+
+    /// A record, or a call, was refused.
+    pub fn refused(&self, code: RefusalCode) {
+        let place = usize::try_from(i32::from(code)).unwrap_or_default();
+        if let Some(counter) = self.refusals.get(place) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A call ended with a status other than OK.
+    pub fn failed(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed before its first call.
+    pub fn unwelcome(&self, why: Unwelcome) {
+        self.connections[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Everything that was counted, with its name.
+    pub fn all(&self) -> Vec<(String, u64)> {
+        let codes = self.refusals.iter().zip(0..).map(|(counter, code)| {
+            let name = RefusalCode::try_from(code).map_or("UNKNOWN", |code| code.as_str_name());
+            (name.to_owned(), counter)
+        });
+        let connections = [Unwelcome::Full, Unwelcome::Garbage, Unwelcome::Late];
+        let connections = connections.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
+        let calls = std::iter::once(("CALLS_FAILED".to_owned(), &self.calls));
+        let all = codes.chain(connections).chain(calls);
+        all.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0).collect()
+    }
+}

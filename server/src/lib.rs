@@ -1,0 +1,27 @@
+//! `steled`: a node of a Stele log that serves clients.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | file, environment, flags; checked before anything starts |
+//! | [`keys`] | the node's own keys |
+//! | [`birth`] | what a new log begins with |
+//! | [`view`] | the node's copy of the log, for those who answer from it |
+//! | [`reading`] | threads that read records and proofs |
+//! | [`signing`] | checkpoints |
+//! | [`serving`] | what the services answer from |
+//! | [`service`] | the services |
+//! | [`welcome`] | connections of clients, bounded |
+//! | [`run`] | the process from start to stop |
+//! | [`counters`] | what was refused |
+
+pub mod birth;
+pub mod config;
+pub mod counters;
+pub mod keys;
+pub mod reading;
+pub mod run;
+pub mod service;
+pub mod serving;
+pub mod signing;
+pub mod view;
+pub mod welcome;

@@ -1,0 +1,374 @@
+//! The process from start to stop.
+//!
+//! A stop: the health service says so, nothing more is taken in, calls under way are answered (for `limits.drain`),
+//! leadership goes to a voter that is live and has caught up, then consensus ends and the log is closed cleanly.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use stele_api::MAX_MESSAGE_BYTES;
+use stele_api::v1::cluster_server::ClusterServer;
+use stele_api::v1::log_server::LogServer;
+use stele_engine::disk::{Mode, replace};
+use stele_engine::environment::Environment;
+use stele_engine::error::LogError;
+use stele_engine::local::SealSettings;
+use stele_proof::TreeSize;
+use stele_raft::node::{Node, NodeSettings, StartError};
+use stele_raft::peer::client::PeerFactory;
+use stele_raft::peer::metrics::PeerMetrics;
+use stele_raft::peer::segments::SealedFiles;
+use stele_raft::peer::server::{PeerServer, Served};
+use stele_raft::peer::transport::{PeerTls, Tcp, TlsError, TlsFiles, Transport};
+use stele_raft::peer::{Limits as PeerLimits, Local};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::birth::{BirthTrouble, Start, prepare};
+use crate::config::{Config, Security, TlsPaths};
+use crate::counters::Counters;
+use crate::reading::Readers;
+use crate::service::{ClusterService, LogService, hand_over, heirs};
+use crate::serving::{Raft, Serving, watch_visible};
+use crate::signing::Signer;
+use crate::view::View;
+use crate::welcome::{GREETING, Greeting, welcome};
+
+/// A client that does not answer for so long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Bytes that a client may send on one stream before it is read.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes that a client may send on one connection before it is read.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Bytes of the headers of a call.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Why the process ended badly.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunTrouble {
+    /// There is nothing to start from.
+    #[error(transparent)]
+    Birth(#[from] BirthTrouble),
+    /// The node did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificates for peers.
+    #[error(transparent)]
+    PeerTls(#[from] TlsError),
+    /// A certificate or key for clients cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server for clients did not start, or died.
+    #[error("the server for clients: {0}")]
+    Serve(String),
+    /// The system.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Consensus, or the log under it, stopped for good.
+    #[error("this node stopped for good: {0}")]
+    Stopped(String),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Where a node is reached.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    peer: SocketAddr,
+    client: SocketAddr,
+}
+
+/// Runs a node until a signal ends it. Where `ready` is given, a file there says where the node is reached.
+///
+/// # Errors
+/// [`RunTrouble`].
+pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let environment = Environment::system();
+    let start = prepare(&environment, config)?;
+    let running = Running::start(&environment, config, start, ready).await?;
+    tokio::select! {
+        reason = stopped(&running.serving.raft) => {
+            tracing::error!(%reason, "this node stopped for good");
+            running.abandon().await;
+            Err(RunTrouble::Stopped(reason))
+        }
+        _ = terminate.recv() => running.stop().await,
+        _ = interrupt.recv() => running.stop().await,
+    }
+}
+
+/// Waits until consensus has stopped; why.
+async fn stopped(raft: &Raft) -> String {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(reason) = &metrics.borrow_watched().running_state {
+            return reason.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "consensus has ended".to_owned();
+        }
+    }
+}
+
+/// A node with everything beside it.
+struct Running {
+    node: Node,
+    serving: Arc<Serving>,
+    clients: JoinHandle<Result<(), tonic::transport::Error>>,
+    peers: JoinHandle<()>,
+    peers_stop: CancellationToken,
+    health: tonic_health::server::HealthReporter,
+}
+
+impl Running {
+    async fn start(
+        environment: &Environment,
+        config: &Config,
+        start: Start,
+        ready: Option<&Path>,
+    ) -> Result<Self, RunTrouble> {
+        let local = Local { cluster: start.cluster, node: start.node };
+        let transport = match &config.peers {
+            Security::None => Transport::Plain,
+            Security::Tls(paths) => Transport::Tls(PeerTls::from_files(start.node, &tls_files(paths))?),
+        };
+        let client_tls = match &config.clients {
+            Security::None => None,
+            Security::Tls(paths) => Some(client_tls(paths)?),
+        };
+        let (peer_listener, client_listener) =
+            (listen(&config.listen.peer).await?, listen(&config.listen.client).await?);
+        let bound = Bound { peer: peer_listener.local_addr()?, client: client_listener.local_addr()? };
+
+        let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
+        let factory = PeerFactory::new(local, transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
+        let node = Node::start(environment, &config.data_dir, settings(config), &start.begin, factory).await?;
+        let view = View::new(node.replica().clone());
+        let stopping = CancellationToken::new();
+        let serving = Arc::new(Serving {
+            raft: node.raft().clone(),
+            intake: node.intake().clone(),
+            visible: watch_visible(node.raft(), &view, &stopping),
+            readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
+            signer: Signer::new(environment, &config.data_dir)?,
+            view: view.clone(),
+            known: OnceLock::new(),
+            environment: environment.clone(),
+            path: config.data_dir.clone(),
+            own_address: own_address(config, bound),
+            limits: config.limits,
+            counters: Arc::new(Counters::default()),
+            stopping: stopping.clone(),
+        });
+
+        let peers_stop = CancellationToken::new();
+        let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
+        let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), directory));
+        let served = Served { raft: node.raft().clone(), admission: Arc::new(view), segments };
+        let peer_server = PeerServer::new(local, transport, served, limits, metrics);
+        let peers = tokio::spawn(peer_server.serve(peer_listener, peers_stop.clone()));
+
+        let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
+        tell_ready(environment, &local, bound, ready)?;
+        Ok(Self { node, serving, clients, peers, peers_stop, health })
+    }
+
+    /// Stops cleanly.
+    async fn stop(self) -> Result<(), RunTrouble> {
+        tracing::info!("stopping");
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.health.set_not_serving::<LogServer<LogService>>().await;
+        let drain = self.serving.limits.drain;
+        self.serving.stopping.cancel();
+        let mut clients = self.clients;
+        let served = match timeout(drain, &mut clients).await {
+            Ok(Ok(served)) => served.map_err(|error| RunTrouble::Serve(error.to_string())),
+            Ok(Err(died)) => Err(RunTrouble::Serve(died.to_string())),
+            Err(_elapsed) => {
+                tracing::warn!("calls were under way after {}; they are cut off", humantime::format_duration(drain));
+                clients.abort();
+                Ok(())
+            }
+        };
+        give_away(&self.serving).await;
+        self.peers_stop.cancel();
+        if let Err(error) = self.peers.await {
+            tracing::error!(%error, "the server for peers died");
+        }
+        close_readers(&self.serving).await;
+        self.node.stop().await?;
+        tracing::info!(counters = ?self.serving.counters.all(), "stopped");
+        served
+    }
+
+    /// Stops as a kill would: the log is not marked as closed cleanly.
+    async fn abandon(self) {
+        self.serving.stopping.cancel();
+        self.clients.abort();
+        self.peers_stop.cancel();
+        close_readers(&self.serving).await;
+        self.node.abandon().await;
+    }
+}
+
+/// Hands leadership over, where this node has it and somebody can take it.
+async fn give_away(serving: &Serving) {
+    if !serving.raft.is_leader() {
+        return;
+    }
+    let heir = { heirs(&serving.raft.metrics().borrow_watched()).first().copied() };
+    let Some(heir) = heir else { return };
+    match hand_over(serving, heir).await {
+        Some(term) => tracing::info!(heir, term, "leadership was handed over"),
+        None => tracing::warn!(heir, "leadership was not taken over in time"),
+    }
+}
+
+async fn close_readers(serving: &Arc<Serving>) {
+    serving.view.close();
+    let readers = Arc::clone(serving);
+    if let Err(error) = tokio::task::spawn_blocking(move || readers.readers.stop()).await {
+        tracing::error!(%error, "the reading threads did not end well");
+    }
+}
+
+fn settings(config: &Config) -> NodeSettings {
+    let after_ms = u64::try_from(config.seal.after.as_millis()).unwrap_or(u64::MAX);
+    NodeSettings {
+        heartbeat: config.raft.heartbeat,
+        election: (config.raft.election_min, config.raft.election_max),
+        seal: SealSettings { after_ms, bytes: config.seal.bytes },
+    }
+}
+
+async fn listen(address: &str) -> Result<TcpListener, RunTrouble> {
+    let listen = |source| RunTrouble::Listen { address: address.to_owned(), source };
+    TcpListener::bind(address).await.map_err(listen)
+}
+
+/// Where clients reach this node: as the cluster says, but with the port that was really given.
+fn own_address(config: &Config, bound: Bound) -> String {
+    let members = config.cluster.iter().flat_map(|cluster| &cluster.members);
+    let said = members.filter(|member| Some(member.node) == config.node).map(|member| member.client.clone()).next();
+    let scheme = match config.clients {
+        Security::None => "http",
+        Security::Tls(_) => "https",
+    };
+    match said {
+        Some(said) if !said.ends_with(":0") => said,
+        _ => format!("{scheme}://{}", bound.client),
+    }
+}
+
+fn tls_files(paths: &TlsPaths) -> TlsFiles {
+    TlsFiles { chain: paths.cert.clone(), key: paths.key.clone(), roots: paths.ca.clone().unwrap_or_default() }
+}
+
+fn client_tls(paths: &TlsPaths) -> Result<ServerTlsConfig, RunTrouble> {
+    let read = |path: &Path| std::fs::read(path).map_err(|source| RunTrouble::File { path: path.to_owned(), source });
+    let identity = Identity::from_pem(read(&paths.cert)?, read(&paths.key)?);
+    let tls = ServerTlsConfig::new().identity(identity).timeout(GREETING);
+    Ok(match &paths.ca {
+        Some(ca) => tls.client_ca_root(Certificate::from_pem(read(ca)?)),
+        None => tls,
+    })
+}
+
+type Clients = (tonic_health::server::HealthReporter, JoinHandle<Result<(), tonic::transport::Error>>);
+
+/// Serves clients until the node stops.
+fn serve_clients(
+    serving: &Arc<Serving>,
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+) -> Result<Clients, RunTrouble> {
+    let limits = serving.limits;
+    let log = LogServer::new(LogService(Arc::clone(serving)))
+        .max_decoding_message_size(limits.message_bytes)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let cluster =
+        ClusterServer::new(ClusterService::new(Arc::clone(serving))).max_decoding_message_size(limits.message_bytes);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(stele_api::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| RunTrouble::Serve(error.to_string()))?;
+    let (health, health_server) = tonic_health::server::health_reporter();
+    tokio::spawn(tell_health(health.clone(), Arc::clone(serving)));
+
+    let greeting = if tls.is_some() { Greeting::Tls } else { Greeting::Plain };
+    let mut server = Server::builder()
+        .timeout(limits.request_timeout)
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_header_list_size(MAX_HEADER_BYTES);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).map_err(|error| RunTrouble::Serve(error.to_string()))?;
+    }
+    let counters = Arc::clone(&serving.counters);
+    let incoming = welcome(listener, greeting, limits.connections, counters, serving.stopping.clone());
+    let stopping = serving.stopping.clone();
+    let router = server.add_service(log).add_service(cluster).add_service(health_server).add_service(reflection);
+    let served = router.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned());
+    Ok((health, tokio::spawn(served)))
+}
+
+/// The log is served once it has its first record and a leader is known.
+async fn tell_health(health: tonic_health::server::HealthReporter, serving: Arc<Serving>) {
+    health.set_not_serving::<LogServer<LogService>>().await;
+    if serving.wait_visible(TreeSize::new(1)).await.is_ok() {
+        health.set_serving::<LogServer<LogService>>().await;
+    }
+}
+
+/// Tells whoever started the process that it is there.
+fn tell_ready(environment: &Environment, local: &Local, bound: Bound, ready: Option<&Path>) -> Result<(), RunTrouble> {
+    tracing::info!(node = local.node.get(), client = %bound.client, peer = %bound.peer, "ready");
+    if let Some(path) = ready {
+        let text = serde_json::json!({
+            "node": local.node.get(),
+            "client": bound.client.to_string(),
+            "peer": bound.peer.to_string(),
+            "pid": std::process::id(),
+        });
+        replace(environment.disk.as_ref(), path, format!("{text}\n").as_bytes(), Mode::Public)
+            .map_err(LogError::from)?;
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+    Ok(())
+}
+
+/// Tells systemd, where it listens.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}

@@ -1,0 +1,10 @@
+//! The services of `stele.v1`.
+
+mod append;
+mod cluster;
+mod convert;
+mod log;
+
+pub use cluster::ClusterService;
+pub(crate) use cluster::{hand_over, heirs};
+pub use log::LogService;

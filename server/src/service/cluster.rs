@@ -1,0 +1,289 @@
+//! The service `stele.v1.Cluster`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::{Instant as _, WatchReceiver};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, RaftMetrics, ServerState};
+use stele_api::v1::{
+    AddLearnerRequest, AddLearnerResponse, ChangeVotersRequest, ChangeVotersResponse, NodeStatus, RemoveNodeRequest,
+    RemoveNodeResponse, Role, SealSegmentRequest, SealSegmentResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse, cluster_server,
+};
+use stele_engine::directory::{Inventory, LogDirectory};
+use stele_engine::number::SiteName;
+use stele_raft::entry::{Membership, Peer, TypeConfig};
+use stele_raft::sites::{Topology, check_change};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use crate::serving::Serving;
+
+/// A node that is at most so many entries behind has caught up.
+const CAUGHT_UP: u64 = 1000;
+/// How long a node may not have answered to count as live.
+const LIVE: Duration = Duration::from_secs(2);
+/// How long a change of the membership may take.
+const CHANGE: Duration = Duration::from_secs(60);
+
+type Answered<T> = Result<Response<T>, Status>;
+type Metrics = RaftMetrics<TypeConfig>;
+
+/// The service.
+#[derive(Clone)]
+pub struct ClusterService {
+    serving: Arc<Serving>,
+    /// One change at a time is judged and proposed.
+    changing: Arc<Mutex<()>>,
+}
+
+impl ClusterService {
+    /// Answers from this.
+    pub fn new(serving: Arc<Serving>) -> Self {
+        Self { serving, changing: Arc::default() }
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.serving.raft.metrics().borrow_watched().clone()
+    }
+
+    /// The metrics of the leader.
+    fn leading(&self) -> Result<Metrics, Status> {
+        let metrics = self.metrics();
+        if metrics.state == ServerState::Leader {
+            Ok(metrics)
+        } else {
+            Err(self.serving.not_leader(metrics.current_leader))
+        }
+    }
+
+    /// Has a change made, and answers where it stands in the Raft log.
+    async fn change(&self, members: ChangeMembers<u64, Peer>) -> Result<u64, Status> {
+        let changed = timeout(CHANGE, self.serving.raft.change_membership(members, true)).await;
+        match changed.map_err(|_elapsed| self.serving.late(CHANGE))? {
+            Ok(response) => Ok(response.log_id.index),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(self.serving.not_leader(forward.leader_id))
+            }
+            Err(error) => Err(self.serving.fail(Status::failed_precondition(error.to_string()))),
+        }
+    }
+
+    fn standing(metrics: &Metrics) -> u64 {
+        metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index)
+    }
+
+    fn invalid(&self, what: impl Into<String>) -> Status {
+        self.serving.fail(Status::invalid_argument(what))
+    }
+
+    fn unmet(&self, what: impl Into<String>) -> Status {
+        self.serving.fail(Status::failed_precondition(what))
+    }
+}
+
+#[tonic::async_trait]
+impl cluster_server::Cluster for ClusterService {
+    async fn status(&self, request: Request<StatusRequest>) -> Answered<StatusResponse> {
+        let asked = request.into_inner().log;
+        if !asked.is_empty() {
+            self.serving.log(&asked)?;
+        }
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership().clone();
+        let mut nodes: Vec<NodeStatus> =
+            membership.nodes().map(|(id, peer)| self.node_status(&metrics, &membership, *id, peer)).collect();
+        if let Some(own) = nodes.iter_mut().find(|status| status.node == metrics.id) {
+            self.fill_own(&metrics, own).await?;
+        }
+        let leader = metrics.current_leader.map(|node| self.serving.leader(node));
+        Ok(Response::new(StatusResponse { node: metrics.id, leader, nodes }))
+    }
+
+    async fn add_learner(&self, request: Request<AddLearnerRequest>) -> Answered<AddLearnerResponse> {
+        let AddLearnerRequest { log, node, site, addresses, client_address, keys } = request.into_inner();
+        self.serving.log(&log)?;
+        let site = SiteName::new(&site).ok_or_else(|| self.invalid(format!("{site:?} is no site name")))?;
+        if !(1..=8).contains(&addresses.len()) || addresses.iter().any(|address| address.contains("://")) {
+            return Err(self.invalid("addresses are 1 to 8 of host:port"));
+        }
+        if !client_address.contains("://") {
+            return Err(self.invalid("client_address is a URI, http://host:port or https://host:port"));
+        }
+        let keys = keys.ok_or_else(|| self.invalid("keys are missing"))?;
+        let keys = [keys.log, keys.cosigner, keys.manifest].into_iter().filter(|key| !key.is_empty()).collect();
+        let addresses = addresses.into_iter().chain([client_address]).collect();
+        let peer = Peer { site, addresses, keys };
+        let _one = self.changing.lock().await;
+        let metrics = self.leading()?;
+        match metrics.membership_config.membership().get_node(&node) {
+            Some(known) if *known == peer => {
+                return Ok(Response::new(AddLearnerResponse { membership: Self::standing(&metrics) }));
+            }
+            Some(_) => {
+                let what = format!("node {node} is another one already; node numbers are never used twice");
+                return Err(self.serving.fail(Status::already_exists(what)));
+            }
+            None => {}
+        }
+        let membership = self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, peer)]))).await?;
+        Ok(Response::new(AddLearnerResponse { membership }))
+    }
+
+    async fn change_voters(&self, request: Request<ChangeVotersRequest>) -> Answered<ChangeVotersResponse> {
+        let ChangeVotersRequest { log, voters, allow_unsafe } = request.into_inner();
+        self.serving.log(&log)?;
+        let voters: BTreeSet<u64> = voters.into_iter().collect();
+        let topology = if allow_unsafe { Topology::Any } else { Topology::SurvivesLossOfASite };
+        let _one = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let now = metrics.membership_config.membership();
+        check_change(now, &voters, topology).map_err(|refused| self.unmet(refused.to_string()))?;
+        if matches!(now.get_joint_config().as_slice(), [only] if *only == voters) {
+            return Ok(Response::new(ChangeVotersResponse { membership: Self::standing(&metrics) }));
+        }
+        if let Some(behind) = voters.iter().find(|voter| !has_caught_up(&metrics, **voter)) {
+            return Err(self.unmet(format!("node {behind} has not caught up; wait until it has, then ask again")));
+        }
+        let membership = self.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
+        Ok(Response::new(ChangeVotersResponse { membership }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answered<RemoveNodeResponse> {
+        let RemoveNodeRequest { log, node } = request.into_inner();
+        self.serving.log(&log)?;
+        let _one = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let membership = metrics.membership_config.membership();
+        if membership.get_node(&node).is_none() {
+            return Ok(Response::new(RemoveNodeResponse { membership: Self::standing(&metrics) }));
+        }
+        if membership.voter_ids().any(|voter| voter == node) {
+            return Err(self.unmet(format!("node {node} has a vote; name the voters without it first")));
+        }
+        let membership = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
+        Ok(Response::new(RemoveNodeResponse { membership }))
+    }
+
+    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answered<TransferLeaderResponse> {
+        let TransferLeaderRequest { log, to } = request.into_inner();
+        self.serving.log(&log)?;
+        let metrics = self.leading()?;
+        if metrics.id == to {
+            return Ok(Response::new(TransferLeaderResponse { term: metrics.current_term }));
+        }
+        if !heirs(&metrics).contains(&to) {
+            return Err(self.unmet(format!("node {to} is no voter that answers and has caught up")));
+        }
+        match hand_over(&self.serving, to).await {
+            Some(term) => Ok(Response::new(TransferLeaderResponse { term })),
+            None => Err(self.serving.late(HAND_OVER)),
+        }
+    }
+
+    async fn seal_segment(&self, request: Request<SealSegmentRequest>) -> Answered<SealSegmentResponse> {
+        self.serving.log(&request.into_inner().log)?;
+        Err(self.serving.fail(Status::unimplemented("segments are ended by age and size only")))
+    }
+}
+
+impl ClusterService {
+    fn node_status(&self, metrics: &Metrics, membership: &Membership, id: u64, peer: &Peer) -> NodeStatus {
+        let votes = membership.voter_ids().any(|voter| voter == id);
+        let role = match () {
+            () if metrics.current_leader == Some(id) => Role::Leader,
+            () if votes => Role::Follower,
+            () => Role::Learner,
+        };
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
+        NodeStatus {
+            node: id,
+            site: peer.site.to_string(),
+            addresses: peer.peer_addresses().map(str::to_owned).collect(),
+            client_address: self.serving.client_address(id, Some(peer)),
+            role: role.into(),
+            last: matched.map(|id| id.index),
+            // What a follower has acknowledged is flushed there.
+            durable: matched.map(|id| id.index),
+            ..NodeStatus::default()
+        }
+    }
+
+    /// What only the node itself knows.
+    async fn fill_own(&self, metrics: &Metrics, own: &mut NodeStatus) -> Result<(), Status> {
+        let serving = &self.serving;
+        let found = serving.view.with(|replica| {
+            let (tail, store) = (*replica.tail(), replica.store());
+            (tail.next_index.get(), tail.leaves.get(), store.tail().next_index.get(), store.durable().get())
+        });
+        let (applied, leaves, last, durable) = found.ok_or_else(|| serving.stopping())?;
+        if metrics.state == ServerState::Candidate {
+            own.role = Role::Candidate.into();
+        }
+        own.term = Some(metrics.current_term);
+        own.last = last.checked_sub(1);
+        own.durable = durable.checked_sub(1);
+        own.committed = metrics.local_committed.map(|id| id.index);
+        own.applied = applied.checked_sub(1);
+        own.tree_size = Some(leaves);
+        let (environment, path) = (serving.environment.clone(), serving.path.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let disk = environment.disk.as_ref();
+            let sealed = Inventory::take(disk, &LogDirectory::new(&path)).map(|inventory| inventory.sealed.get());
+            (sealed.ok(), disk.free_bytes(&path).ok())
+        });
+        if let Ok((sealed, free)) = looked.await {
+            own.sealed_segments = sealed;
+            own.free_bytes = free;
+        }
+        Ok(())
+    }
+}
+
+/// How long handing over may take.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+fn has_caught_up(metrics: &Metrics, node: u64) -> bool {
+    let last = metrics.last_log_index.unwrap_or_default();
+    let matched = metrics.replication.as_ref().and_then(|all| all.get(&node).copied().flatten());
+    node == metrics.id || matched.is_some_and(|id| id.index + CAUGHT_UP >= last)
+}
+
+/// The voters to whom leadership may go, most caught up first: a dead one would leave nobody to write to.
+pub(crate) fn heirs(metrics: &Metrics) -> Vec<u64> {
+    let heard = |node: &u64| {
+        let heartbeat = metrics.heartbeat.as_ref().and_then(|all| all.get(node).copied().flatten());
+        heartbeat.is_some_and(|heard| heard.elapsed() < LIVE)
+    };
+    let voters = metrics.membership_config.membership().voter_ids();
+    let mut heirs: Vec<u64> =
+        voters.filter(|node| *node != metrics.id && has_caught_up(metrics, *node)).filter(heard).collect();
+    let matched = |node: &u64| metrics.replication.as_ref().and_then(|all| all.get(node).copied().flatten());
+    heirs.sort_by_key(|node| std::cmp::Reverse(matched(node).map(|id| id.index)));
+    heirs
+}
+
+/// Hands leadership to a node that is live and has caught up; its term, once it leads.
+pub(crate) async fn hand_over(serving: &Serving, to: u64) -> Option<u64> {
+    let mut metrics = serving.raft.metrics();
+    if let Err(error) = serving.raft.trigger().transfer_leader(to).await {
+        tracing::warn!(%error, to, "leadership cannot be handed over");
+        return None;
+    }
+    let leads = async {
+        loop {
+            let now = {
+                let now = metrics.borrow_watched();
+                (now.current_leader, now.current_term)
+            };
+            if now.0 == Some(to) {
+                return Some(now.1);
+            }
+            metrics.changed().await.ok()?;
+        }
+    };
+    timeout(HAND_OVER, leads).await.ok().flatten()
+}

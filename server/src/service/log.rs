@@ -1,0 +1,278 @@
+//! The service `stele.v1.Log`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use stele_api::v1::{
+    AppendRequest, AppendResponse, CheckpointRequest, CheckpointResponse, ConsistencyRequest, ConsistencyResponse,
+    DescribeRequest, DescribeResponse, Head, HeadRequest, HeadResponse, LogDescription, ProveRequest, ProveResponse,
+    ReadRequest, ReadResponse, TailRequest, log_server,
+};
+use stele_engine::error::LogError;
+use stele_engine::reader::{LogReader, Payloads, ReadRecord};
+use stele_proof::proof_file::ProofFile;
+use stele_proof::record::{Salt, canonical_text};
+use stele_proof::{LeafIndex, TreeSize};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::append::append;
+use super::convert::record;
+use crate::serving::Serving;
+use crate::signing::Signed;
+
+/// Records of one piece of a read.
+const PIECE_RECORDS: usize = 1024;
+/// Bytes from which on a piece ends; a record and its payload may come on top.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that wait for the client to take them.
+const MAX_UNREAD: usize = 2;
+
+type Answered<T> = Result<Response<T>, Status>;
+type Pieces = ReceiverStream<Result<ReadResponse, Status>>;
+
+/// The service.
+#[derive(Clone)]
+pub struct LogService(pub Arc<Serving>);
+
+#[tonic::async_trait]
+impl log_server::Log for LogService {
+    type AppendStream = ReceiverStream<Result<AppendResponse, Status>>;
+    type ReadStream = Pieces;
+    type TailStream = Pieces;
+
+    async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Answered<Self::AppendStream> {
+        Ok(Response::new(append(Arc::clone(&self.0), request.into_inner())))
+    }
+
+    async fn head(&self, request: Request<HeadRequest>) -> Answered<HeadResponse> {
+        let HeadRequest { log, writer_id, stream } = request.into_inner();
+        self.0.log(&log)?;
+        self.0.linearize().await?;
+        let (stream, writer_id) = (canonical_text(&stream).into_owned(), canonical_text(&writer_id).into_owned());
+        let found = self.0.view.with(|replica| replica.chains().head_at(&stream, &writer_id));
+        let head = found.ok_or_else(|| self.0.stopping())?.map(|(head, index)| Head {
+            seq: head.seq,
+            self_hash: Bytes::copy_from_slice(head.self_hash.as_bytes()),
+            index: index.get(),
+        });
+        Ok(Response::new(HeadResponse { head }))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Answered<Pieces> {
+        let ReadRequest { log, start, end, max_records, with_payload, linearizable } = request.into_inner();
+        self.0.log(&log)?;
+        if linearizable {
+            self.0.linearize().await?;
+        }
+        let size = self.0.visible()?.size().get();
+        if end.is_some_and(|end| end < start) {
+            return Err(self.0.fail(Status::invalid_argument("the range ends before it starts")));
+        }
+        if start > size || (start == size && end != Some(start)) {
+            let what = format!("there is no record {start}: {size} are visible at this node");
+            return Err(self.0.fail(Status::not_found(what)));
+        }
+        let most = if max_records == 0 { u64::MAX } else { max_records };
+        let end = end.unwrap_or(size).min(size).min(start.saturating_add(most));
+        let (pieces, received) = channel(MAX_UNREAD);
+        let sending = Sending { serving: Arc::clone(&self.0), payloads: payloads(with_payload), pieces };
+        tokio::spawn(async move { sending.range(start, end).await });
+        Ok(Response::new(ReceiverStream::new(received)))
+    }
+
+    async fn tail(&self, request: Request<TailRequest>) -> Answered<Pieces> {
+        let TailRequest { log, from, with_payload } = request.into_inner();
+        self.0.log(&log)?;
+        let (pieces, received) = channel(MAX_UNREAD);
+        let sending = Sending { serving: Arc::clone(&self.0), payloads: payloads(with_payload), pieces };
+        tokio::spawn(async move { sending.follow(from).await });
+        Ok(Response::new(ReceiverStream::new(received)))
+    }
+
+    async fn prove(&self, request: Request<ProveRequest>) -> Answered<ProveResponse> {
+        let ProveRequest { log, index, size } = request.into_inner();
+        self.0.log(&log)?;
+        let index = LeafIndex::new(index);
+        let least = index.size_with().map(|covering| covering.get()).ok_or_else(|| self.beyond(index.get()))?;
+        let signed = self.checkpoint_of(size.unwrap_or_default().max(least)).await?;
+        let (covered, note) = (signed.size, signed.note.to_string());
+        let prove = move |reader: &LogReader| {
+            let hashes = reader.prove_inclusion(index, covered)?;
+            let mut canonical = Bytes::new();
+            let next = LeafIndex::new(index.get() + 1);
+            reader.read(index, next, Payloads::Leave, &mut |read: ReadRecord| {
+                canonical = read.canonical.into();
+                Ok::<_, LogError>(())
+            })?;
+            Ok((hashes, canonical))
+        };
+        let read = self.0.readers.run(covered, prove).await;
+        let (hashes, record) = read.map_err(|trouble| self.0.read_failed(trouble))?;
+        let proof = ProofFile::new(None, index, hashes, note);
+        let proof = proof.map_err(|error| self.0.fail(Status::internal(error.to_string())))?.to_string();
+        Ok(Response::new(ProveResponse { proof, record }))
+    }
+
+    async fn consistency(&self, request: Request<ConsistencyRequest>) -> Answered<ConsistencyResponse> {
+        let ConsistencyRequest { log, old, new } = request.into_inner();
+        self.0.log(&log)?;
+        if old == 0 || new < old {
+            return Err(self.0.fail(Status::invalid_argument("sizes must be 1 <= old <= new")));
+        }
+        if new > self.0.visible()?.size().get() {
+            return Err(self.beyond(new - 1));
+        }
+        let (old, new) = (TreeSize::new(old), TreeSize::new(new));
+        let read = self.0.readers.run(new, move |reader| reader.prove_consistency(old, new)).await;
+        let hashes = read.map_err(|trouble| self.0.read_failed(trouble))?;
+        let hashes = hashes.iter().map(|hash| Bytes::copy_from_slice(hash.as_bytes())).collect();
+        Ok(Response::new(ConsistencyResponse { hashes }))
+    }
+
+    async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answered<CheckpointResponse> {
+        self.0.log(&request.into_inner().log)?;
+        Ok(Response::new(CheckpointResponse { note: self.sign().await?.note.to_string() }))
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Answered<DescribeResponse> {
+        let asked = request.into_inner().log;
+        let genesis = if asked.is_empty() { self.0.genesis()? } else { self.0.log(&asked)? };
+        let description = LogDescription {
+            origin: genesis.origin.clone(),
+            log_id: Bytes::copy_from_slice(genesis.log_id.as_bytes()),
+            size: self.0.visible()?.size().get(),
+            leader: self.0.current_leader(),
+            policy: genesis.policy.clone(),
+        };
+        Ok(Response::new(DescribeResponse { logs: vec![description] }))
+    }
+}
+
+const fn payloads(with_payload: bool) -> Payloads {
+    if with_payload { Payloads::Read } else { Payloads::Leave }
+}
+
+impl LogService {
+    fn beyond(&self, index: u64) -> Status {
+        self.0.fail(Status::not_found(format!("there is no record {index} at this node")))
+    }
+
+    /// A checkpoint of at least so many records: the last one, or a new one.
+    async fn checkpoint_of(&self, size: u64) -> Result<Signed, Status> {
+        if let Some(signed) = self.0.signer.covering(TreeSize::new(size)).await {
+            return Ok(signed);
+        }
+        if size > self.0.visible()?.size().get() {
+            return Err(self.beyond(size - 1));
+        }
+        self.sign().await
+    }
+
+    async fn sign(&self) -> Result<Signed, Status> {
+        let genesis = self.0.genesis()?.clone();
+        let visible = self.0.visible()?;
+        self.0.signer.sign(genesis, &visible).await.map_err(|error| self.0.log_failed(&error))
+    }
+}
+
+/// Records on their way to a client.
+struct Sending {
+    serving: Arc<Serving>,
+    payloads: Payloads,
+    pieces: Sender<Result<ReadResponse, Status>>,
+}
+
+impl Sending {
+    /// Sends a range, piece after piece.
+    async fn range(&self, mut next: u64, end: u64) {
+        while next < end {
+            match self.piece(next, end).await {
+                Some(after) => next = after,
+                None => return,
+            }
+        }
+    }
+
+    /// Sends everything from an index on, until the client or the node has enough.
+    async fn follow(&self, mut next: u64) {
+        loop {
+            let wanted = TreeSize::new(next.saturating_add(1));
+            let waited = tokio::select! {
+                waited = self.serving.wait_visible(wanted) => waited,
+                () = self.pieces.closed() => return,
+            };
+            if let Err(status) = waited {
+                self.send(Err(status)).await;
+                return;
+            }
+            let end = self.serving.visible.borrow().get();
+            match self.piece(next, end).await {
+                Some(after) => next = after,
+                None => return,
+            }
+        }
+    }
+
+    /// Sends a piece; the index after it, or `None` where the stream has ended.
+    async fn piece(&self, start: u64, end: u64) -> Option<u64> {
+        let payloads = self.payloads;
+        let needs = TreeSize::new(end);
+        let read = self.serving.readers.run(needs, move |reader| Ok(read_piece(reader, (start, end), payloads))).await;
+        let (records, failed) = match read {
+            Ok(piece) => piece,
+            Err(trouble) => {
+                self.send(Err(self.serving.read_failed(trouble))).await;
+                return None;
+            }
+        };
+        let after = records.last().map(|record| record.index.get() + 1);
+        if after.is_some() {
+            let records = records.into_iter().map(record).collect();
+            if !self.send(Ok(ReadResponse { records })).await {
+                return None;
+            }
+        }
+        match failed {
+            Some(error) => {
+                self.send(Err(self.serving.log_failed(&error))).await;
+                None
+            }
+            None => after,
+        }
+    }
+
+    async fn send(&self, piece: Result<ReadResponse, Status>) -> bool {
+        matches!(timeout(self.serving.limits.request_timeout, self.pieces.send(piece)).await, Ok(Ok(())))
+    }
+}
+
+/// Why reading a piece ended early.
+enum Stop {
+    Full,
+    Failed(LogError),
+}
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Reads a piece; what was good before damage is handed out with it.
+fn read_piece(reader: &LogReader, range: (u64, u64), payloads: Payloads) -> (Vec<ReadRecord>, Option<LogError>) {
+    let mut records: Vec<ReadRecord> = Vec::new();
+    let mut bytes = 0;
+    let (start, end) = (LeafIndex::new(range.0), LeafIndex::new(range.1));
+    let read = reader.read(start, end, payloads, &mut |read: ReadRecord| {
+        bytes += read.canonical.len() + read.payload.as_ref().map_or(0, |(_, payload)| Salt::LEN + payload.len());
+        records.push(read);
+        if bytes >= PIECE_BYTES || records.len() >= PIECE_RECORDS { Err(Stop::Full) } else { Ok(()) }
+    });
+    match read {
+        Ok(()) | Err(Stop::Full) => (records, None),
+        Err(Stop::Failed(error)) => (records, Some(error)),
+    }
+}

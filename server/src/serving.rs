@@ -1,0 +1,238 @@
+//! What the services answer from.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use stele_api::refusal::to_status;
+use stele_api::v1::{Leader, Refusal, RefusalCode};
+use stele_engine::environment::Environment;
+use stele_engine::error::LogError;
+use stele_engine::replica::Visible;
+use stele_engine::reserved::Genesis;
+use stele_proof::TreeSize;
+use stele_raft::entry::{Peer, TypeConfig};
+use stele_raft::intake::Intake;
+use stele_raft::machine::Machine;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::config::Limits;
+use crate::counters::Counters;
+use crate::reading::{ReadTrouble, Readers};
+use crate::signing::Signer;
+use crate::view::View;
+
+/// openraft.
+pub type Raft = openraft::Raft<TypeConfig, Machine>;
+
+/// What the services answer from; shared by all calls.
+pub struct Serving {
+    /// Consensus.
+    pub raft: Raft,
+    /// The way in for records.
+    pub intake: Intake,
+    /// The copy of the log.
+    pub view: View,
+    /// How many records are visible, for those who wait for more.
+    pub visible: watch::Receiver<TreeSize>,
+    /// The genesis record, once it is applied; it never changes.
+    pub known: OnceLock<Genesis>,
+    /// Reading threads.
+    pub readers: Readers,
+    /// Checkpoints.
+    pub signer: Signer,
+    /// The system.
+    pub environment: Environment,
+    /// The log's directory.
+    pub path: PathBuf,
+    /// Where clients reach this node: a URI.
+    pub own_address: String,
+    /// What clients may ask for.
+    pub limits: Limits,
+    /// What was refused.
+    pub counters: Arc<Counters>,
+    /// Told when the node is about to stop.
+    pub stopping: CancellationToken,
+}
+
+impl Serving {
+    /// The genesis record, if this is the log that was asked for.
+    ///
+    /// # Errors
+    /// NOT_FOUND, or UNAVAILABLE while there is no log yet.
+    pub fn log(&self, origin: &str) -> Result<&Genesis, Status> {
+        let genesis = self.genesis()?;
+        if genesis.origin == origin {
+            return Ok(genesis);
+        }
+        Err(self.fail(Status::not_found(format!("no log {origin:?} is served here, but {:?}", genesis.origin))))
+    }
+
+    /// The genesis record.
+    ///
+    /// # Errors
+    /// UNAVAILABLE while there is no log yet.
+    pub fn genesis(&self) -> Result<&Genesis, Status> {
+        if let Some(genesis) = self.known.get() {
+            return Ok(genesis);
+        }
+        let genesis = self.view.with(|replica| replica.genesis().cloned()).ok_or_else(|| self.stopping())?;
+        let genesis = genesis.ok_or_else(|| self.refuse(RefusalCode::Unavailable, "the log has no record yet"))?;
+        Ok(self.known.get_or_init(|| genesis))
+    }
+
+    /// What is visible.
+    ///
+    /// # Errors
+    /// UNAVAILABLE once the node stops.
+    pub fn visible(&self) -> Result<Visible, Status> {
+        self.view.visible().ok_or_else(|| self.stopping())
+    }
+
+    /// Where clients reach a node.
+    pub fn client_address(&self, node: u64, peer: Option<&Peer>) -> String {
+        if node == *self.raft.node_id() {
+            return self.own_address.clone();
+        }
+        peer.and_then(Peer::client_address).unwrap_or_default().to_owned()
+    }
+
+    /// A node that leads, with its address.
+    pub fn leader(&self, node: u64) -> Leader {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let address = self.client_address(node, metrics.membership_config.membership().get_node(&node));
+        Leader { node, address }
+    }
+
+    /// Who leads, as far as is known here.
+    pub fn current_leader(&self) -> Option<Leader> {
+        let leader = self.raft.metrics().borrow_watched().current_leader;
+        leader.map(|node| self.leader(node))
+    }
+
+    /// The refusal of a call that only the leader answers.
+    pub fn not_leader(&self, leader: Option<u64>) -> Status {
+        let text = leader.map_or_else(|| "no leader is known".to_owned(), |node| format!("node {node} leads"));
+        let leader = leader.map(|node| self.leader(node));
+        self.counters.refused(RefusalCode::NotLeader);
+        to_status(&Refusal { code: RefusalCode::NotLeader.into(), text, leader, ..Refusal::default() })
+    }
+
+    /// A refusal of a whole call.
+    pub fn refuse(&self, code: RefusalCode, text: impl Into<String>) -> Status {
+        self.counters.refused(code);
+        to_status(&Refusal { code: code.into(), text: text.into(), ..Refusal::default() })
+    }
+
+    /// Counts a call that fails.
+    pub fn fail(&self, status: Status) -> Status {
+        self.counters.failed();
+        status
+    }
+
+    /// This node stops.
+    pub fn stopping(&self) -> Status {
+        self.refuse(RefusalCode::Unavailable, "this node is stopping")
+    }
+
+    /// What a failed read is to a client.
+    pub fn read_failed(&self, trouble: ReadTrouble) -> Status {
+        let text = trouble.to_string();
+        match trouble {
+            ReadTrouble::Busy => self.refuse(RefusalCode::Busy, text),
+            ReadTrouble::Stopping | ReadTrouble::Empty => self.refuse(RefusalCode::Unavailable, text),
+            ReadTrouble::Fault => self.fail(Status::internal(text)),
+            ReadTrouble::Log(error) => self.log_failed(&error),
+        }
+    }
+
+    /// What a failed log is to a client.
+    pub fn log_failed(&self, error: &LogError) -> Status {
+        self.fail(match error {
+            LogError::BeyondEnd { .. } => Status::not_found(error.to_string()),
+            LogError::Damaged(_) | LogError::Generation(_) => {
+                tracing::error!(%error, "damaged");
+                Status::data_loss(error.to_string())
+            }
+            _ => {
+                tracing::error!(%error, "the log cannot be read");
+                Status::internal(error.to_string())
+            }
+        })
+    }
+
+    /// Waits until everything that was acknowledged before is visible here.
+    ///
+    /// # Errors
+    /// NOT_LEADER; UNAVAILABLE without a quorum; DEADLINE_EXCEEDED.
+    pub async fn linearize(&self) -> Result<(), Status> {
+        let deadline = self.limits.request_timeout;
+        let waited = tokio::time::timeout(deadline, self.ask_quorum()).await;
+        waited.unwrap_or_else(|_elapsed| Err(self.late(deadline)))
+    }
+
+    async fn ask_quorum(&self) -> Result<(), Status> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => {}
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(self.not_leader(forward.leader_id));
+            }
+            Err(error) => return Err(self.refuse(RefusalCode::Unavailable, error.to_string())),
+        }
+        // What is applied now may not be flushed here yet.
+        let applied = self.view.with(|replica| replica.tail().leaves).ok_or_else(|| self.stopping())?;
+        self.wait_visible(applied).await
+    }
+
+    /// Waits until so many records are visible.
+    ///
+    /// # Errors
+    /// UNAVAILABLE once the node stops.
+    pub async fn wait_visible(&self, size: TreeSize) -> Result<(), Status> {
+        let mut visible = self.visible.clone();
+        tokio::select! {
+            waited = visible.wait_for(|visible| *visible >= size) => match waited {
+                Ok(_) => Ok(()),
+                Err(_gone) => Err(self.stopping()),
+            },
+            () = self.stopping.cancelled() => Err(self.stopping()),
+        }
+    }
+
+    /// A call took too long.
+    pub fn late(&self, deadline: Duration) -> Status {
+        let text = format!("no answer within {}", humantime::format_duration(deadline));
+        self.fail(Status::deadline_exceeded(text))
+    }
+}
+
+/// How often it is looked whether a flush made more visible.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Tells how many records are visible, whenever there are more.
+pub fn watch_visible(raft: &Raft, view: &View, stopping: &CancellationToken) -> watch::Receiver<TreeSize> {
+    let (tell, told) = watch::channel(TreeSize::new(0));
+    let (mut applied, view, stopping) = (raft.metrics(), view.clone(), stopping.clone());
+    tokio::spawn(async move {
+        loop {
+            let Some((visible, behind)) =
+                view.with(|replica| (replica.visible().size(), replica.visible().size() < replica.tail().leaves))
+            else {
+                return;
+            };
+            tell.send_if_modified(|size| std::mem::replace(size, visible) != visible);
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK), if behind => {}
+                () = stopping.cancelled() => return,
+            }
+        }
+    });
+    told
+}
