@@ -13,7 +13,7 @@ use crate::ring::Slot;
 use crate::segment::{PAGE_BYTES, RING_SLOTS, RING_START, SegmentFile};
 
 use super::files::damage;
-use super::survey::{Survey, is_of_the_file};
+use super::survey::Survey;
 
 /// What is known to be durable.
 pub(crate) struct Flushed {
@@ -39,11 +39,7 @@ impl Flushed {
     pub(crate) fn read(disk: &dyn Disk, directory: &LogDirectory, survey: &Survey) -> Result<Self, LogError> {
         let writer = disk.is_locked(&directory.lock())?;
         // A writer may have gone on since; a damaged file is told of where the file itself is looked at.
-        let clean = match read_clean_mark(disk, &directory.hard_state()) {
-            _ if writer => None,
-            Err(error) if is_of_the_file(&error) => None,
-            read => read?,
-        };
+        let clean = if writer { None } else { read_clean_mark(disk, &directory.hard_state())? };
         let mut flushed = Self {
             writer,
             newest: None,
@@ -53,13 +49,8 @@ impl Flushed {
             last: survey.inventory.last,
         };
         for segment in survey.unsealed() {
-            let opened = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read);
-            match opened.and_then(|file| read_up_to(file.as_ref(), RING_START, RING_BYTES)) {
-                Ok(ring) => flushed.read_ring(segment, &ring),
-                // Whoever reads the frames tells of it.
-                Err(error) if is_of_the_file(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let file = disk.open(&directory.segment_file(SegmentFile::Frames(segment)), Access::Read)?;
+            flushed.read_ring(segment, &read_up_to(file.as_ref(), RING_START, RING_BYTES)?);
         }
         Ok(flushed)
     }

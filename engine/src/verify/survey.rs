@@ -110,7 +110,7 @@ impl Survey {
             match disk.open(&directory.segment_file(file), Access::Read) {
                 Ok(file) => bytes += file.status()?.len,
                 // Whoever reads it tells of it.
-                Err(error) if is_of_the_file(&error) => {}
+                Err(error) if is_missing(&error) || is_no_file_to_read(error.source.kind()) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -171,7 +171,9 @@ fn geometry(
         match opened.and_then(|file| read_file_header(file.as_ref(), name)) {
             Ok(header) => return Ok(Some(header)),
             Err(LogError::Damaged(_)) => {}
-            Err(LogError::Disk(error)) if is_of_the_file(&error) => unreadable = unreadable.or(Some(error)),
+            Err(LogError::Disk(error)) if is_no_file_to_read(error.source.kind()) => {
+                unreadable = unreadable.or(Some(error))
+            }
             Err(error) => return Err(error),
         }
     }
@@ -209,6 +211,12 @@ fn without_directory(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogErr
     Ok(LogError::NoLog(directory.path().to_owned()))
 }
 
+/// Whether an open that ended so found something else than a file that this user can read.
+pub(crate) const fn is_no_file_to_read(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, Other, PermissionDenied};
+    matches!(kind, IsADirectory | NotADirectory | Other | PermissionDenied)
+}
+
 /// Whether a call failed because of the file or the medium, and not for want of means of this process.
 pub(crate) fn is_of_the_file(error: &DiskError) -> bool {
     use rustix::io::Errno;
@@ -231,15 +239,9 @@ pub(crate) fn first_unsealed(
 ) -> Result<SegmentNumber, LogError> {
     // The last file is never sealed: a sealed file has a successor.
     for segment in frames.iter().rev().skip(1) {
-        let opened = disk.open(&directory.segment_file(SegmentFile::Frames(*segment)), Access::Read);
-        let is_sealed =
-            opened.and_then(|file| Ok(file.status()?.read_only && read_ring(file.as_ref(), *segment)?.0.is_empty()));
-        match is_sealed {
-            Ok(true) => return Ok(segment.next()),
-            Ok(false) => {}
-            // One before it may tell.
-            Err(error) if is_of_the_file(&error) => {}
-            Err(error) => return Err(error.into()),
+        let file = disk.open(&directory.segment_file(SegmentFile::Frames(*segment)), Access::Read)?;
+        if file.status()?.read_only && read_ring(file.as_ref(), *segment)?.0.is_empty() {
+            return Ok(segment.next());
         }
     }
     Ok(SegmentNumber::new(0))
