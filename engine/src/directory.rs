@@ -170,7 +170,7 @@ impl Inventory {
         let names = match disk.list(&directory.segments()) {
             Ok(names) => names,
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
-                return Err(LogError::NoLog(directory.path().to_owned()));
+                return Err(without_directory(disk, directory));
             }
             Err(error) => return Err(error.into()),
         };
@@ -260,6 +260,15 @@ fn any_file_header(disk: &dyn Disk, directory: &LogDirectory, last: SegmentNumbe
     match first {
         Some(damage) => Err(LogError::Damaged(Damage { what: format!("{}; {REMEDY}", damage.what), ..damage })),
         None => Err(LogError::NoLog(directory.path().to_owned())),
+    }
+}
+
+/// The directory of segments is made before the hard state: where that is, the directory was lost.
+fn without_directory(disk: &dyn Disk, directory: &LogDirectory) -> LogError {
+    match disk.open(&directory.hard_state(), Access::Read) {
+        Ok(_) => LogError::damaged("segments", 0, None, format!("the directory is missing; {REMEDY}")),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => LogError::NoLog(directory.path().to_owned()),
+        Err(error) => error.into(),
     }
 }
 

@@ -8,6 +8,7 @@ use stele_proof::{LeafIndex, TreeSize};
 
 use crate::disk::DiskError;
 use crate::generation::GenerationError;
+use crate::number::SegmentNumber;
 use crate::segment::HeaderFault;
 use crate::signing_state::SigningError;
 
@@ -103,6 +104,14 @@ pub enum LogError {
         index: LeafIndex,
         /// Records that can be read.
         size: TreeSize,
+    },
+    /// No such segment.
+    #[error("there is no segment {segment}: the last one is {last}")]
+    NoSegment {
+        /// The segment asked for.
+        segment: SegmentNumber,
+        /// The last one.
+        last: SegmentNumber,
     },
     /// A key, policy or checkpoint file cannot be used.
     #[error("{file}: {why}")]

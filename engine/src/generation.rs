@@ -140,7 +140,7 @@ pub fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<(u64, Vec<u8
 ///
 /// # Errors
 /// [`DiskError`] of a failed call.
-pub fn damaged_pages(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<Vec<u64>, DiskError> {
+pub(crate) fn damaged_pages(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> Result<Vec<u64>, DiskError> {
     let file = disk.open(path, Access::Read)?;
     let bytes = read_up_to(file.as_ref(), 0, PAGES * PAGE_BYTES + 1)?;
     if bytes.len() != PAGES * PAGE_BYTES {

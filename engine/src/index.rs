@@ -3,9 +3,10 @@
 //! It is derived, it is never the source of anything, and it is no part of the log: it says *where to look*,
 //! and what is found there is read from the log and compared with what was asked for. Two parts:
 //!
-//! - [`hashes`]: beside each sealed segment a sorted table of its hashes, made when the segment is sealed and
-//!   made again by [`Index::catch_up`] where it is missing or damaged. Whoever reads can use it, without a
-//!   lock; the open segment, and one without a good table, is read instead.
+//! - [`hashes`]: beside each sealed segment a sorted table of its hashes, made when the segment is sealed.
+//!   Made again where it is missing or cannot be opened by [`Index::catch_up`], which looks at each head once,
+//!   and where its rows are damaged by [`Index::mend_tables`], which reads them. Whoever reads can use it,
+//!   without a lock; the open segment, and one without a good table, is read instead.
 //! - *sheets* ([`sheet`]): for each 8,192 leaves in a row, where the records of each stream, writer and chain
 //!   lie and which sequence numbers they have, and the earliest and latest `ts_ms` of each 64 leaves. They are
 //!   rows of a key-value store (`index/store.rs`), a few dozen large ones a sheet. Sheets are a function of the
@@ -28,7 +29,9 @@
 //!
 //! **Who reads it.** Only one process at a time has the store open (`index.lock`): [`IndexError::InUse`] to all
 //! others, who answer by [`scan`]. Whoever only reads ([`IndexReader`]) feeds nothing, makes nothing, moves
-//! nothing aside, and goes on by reading the log where the index fails. [`status`] takes no lock.
+//! nothing aside, and goes on by reading the log where the index fails; but the store writes into its own files
+//! whenever it is open, so that whoever may not write there cannot use it ([`IndexError::is_refused`]).
+//! [`status`] takes no lock.
 //!
 //! **Not yet indexed.** The newest leaves, fewer than a sheet where somebody feeds, have no sheet. They are
 //! read, if there are not too many ([`Unindexed`]); else the answer says which leaves were not looked at.
@@ -58,7 +61,7 @@ use std::sync::Arc;
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::directory::{Inventory, LogDirectory};
-use crate::disk::{Disk, DiskError, DiskLock, Locking};
+use crate::disk::{Disk, DiskError, DiskLock, Locking, TEMPORARY};
 use crate::environment::Environment;
 use crate::error::LogError;
 use crate::frame::Tail;
@@ -74,7 +77,7 @@ use sheet::{Row, Sheet};
 use store::Store;
 
 pub use look_up::{Identity, Known};
-pub use query::{Filter, Query, Unindexed, scan};
+pub use query::{Filter, Places, Query, Unindexed, scan};
 pub use sheet::SHEET_LEAVES;
 pub use store::StoreFault;
 
@@ -98,6 +101,16 @@ pub enum IndexError {
         /// What the holder left in the lock file.
         holder: String,
     },
+    /// The lock of the index cannot be had, which is no matter of who holds it.
+    #[error("cannot {operation} {}, the lock of the index: {source}{}", path.display(), lock_remedy(path, source))]
+    Lock {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The lock.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
     /// The log itself cannot be read, or a file beside it not be written.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -112,6 +125,34 @@ impl From<DiskError> for IndexError {
     }
 }
 
+impl IndexError {
+    fn lock(error: DiskError) -> Self {
+        let DiskError { operation, path, source } = error;
+        Self::Lock { operation, path, source }
+    }
+
+    /// Whether nothing is wrong with the index, but whoever runs this may not use it: it belongs to another
+    /// user, or lies on a file system that cannot be written.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Lock { source, .. } => store::is_refused(source.kind()),
+            Self::Store(fault) => matches!(fault, StoreFault::Refused(_)),
+            Self::Absent | Self::InUse { .. } | Self::Log(_) => false,
+        }
+    }
+}
+
+/// What to do about a lock that cannot be had.
+fn lock_remedy(path: &Path, error: &io::Error) -> &'static str {
+    match std::fs::symlink_metadata(path) {
+        Ok(status) if !status.is_file() => "; no file stands in its place: remove that",
+        Ok(_) if error.kind() == io::ErrorKind::PermissionDenied => {
+            "; where another user made it than owns the log, remove it or give it to the owner"
+        }
+        _ => "",
+    }
+}
+
 /// How far the index got.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IndexStatus {
@@ -121,12 +162,12 @@ pub struct IndexStatus {
     pub durable: TreeSize,
     /// Sealed segments.
     pub sealed: u64,
-    /// Of these, how many have a hash table that can be used.
+    /// Of these, how many have a hash table whose head and fences are good; no rows are read.
     pub tables: u64,
     /// Whether some process has the sheets open.
     pub in_use: bool,
-    /// Why what is there cannot be used, as far as its mark tells.
-    pub unusable: Option<String>,
+    /// Why what is there cannot be used, as far as its mark and its lock tell.
+    pub unusable: Option<StoreFault>,
     /// How many indexes that were moved aside lie there.
     pub moved_aside: u32,
 }
@@ -142,31 +183,47 @@ pub fn status(environment: &Environment, path: &Path) -> Result<IndexStatus, Log
     let seen = Mark::look(disk, &directory);
     let reader = LogReader::open(environment, path)?;
     let (indexed, unusable) = match seen {
-        Seen::Nothing if directory.index().exists() => (TreeSize::new(0), Some(NO_MARK.to_owned())),
+        Seen::Nothing if is_there(&directory.index()) => (TreeSize::new(0), Some(no_mark())),
         Seen::Nothing => (TreeSize::new(0), None),
-        Seen::Bad(why) => (TreeSize::new(0), Some(why)),
+        Seen::Bad(fault) => (TreeSize::new(0), Some(fault)),
         Seen::Mark(mark) => match mark.judge(&reader)? {
             Ok(()) => (mark.leaves, None),
-            Err(why) => (TreeSize::new(0), Some(why)),
+            Err(why) => (TreeSize::new(0), Some(StoreFault::Unusable(why))),
         },
+    };
+    let (in_use, unusable) = match disk.is_locked(&directory.index_lock()) {
+        Ok(in_use) => (in_use, unusable),
+        // It says itself what to do.
+        Err(error) => (false, Some(StoreFault::Refused(IndexError::lock(error).to_string()))),
     };
     let mut tables = 0;
     for segment in sealed(&reader) {
-        tables += u64::from(Table::open(disk, &directory, segment)?.is_ok());
+        tables += u64::from(Table::open(disk, &directory, segment).is_ok());
     }
-    let kept = (1..=KEPT_BAD).filter(|number| directory.bad_index(*number).exists());
+    let kept = (1..=KEPT_BAD).filter(|number| is_there(&directory.bad_index(*number)));
     Ok(IndexStatus {
         indexed,
         durable: reader.size(),
         sealed: reader.inventory().sealed.get(),
         tables,
-        in_use: disk.is_locked(&directory.index_lock())?,
+        in_use,
         unusable,
         moved_aside: u32::try_from(kept.count()).unwrap_or(u32::MAX),
     })
 }
 
-const NO_MARK: &str = "the index has no mark";
+fn no_mark() -> StoreFault {
+    StoreFault::Unusable("the index has no mark".to_owned())
+}
+
+fn no_store() -> StoreFault {
+    StoreFault::Unusable("the store of the index is missing".to_owned())
+}
+
+/// Whether anything stands there; a link that leads nowhere does.
+fn is_there(path: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
 
 fn sealed(reader: &LogReader) -> impl Iterator<Item = SegmentNumber> + use<> {
     (0..reader.inventory().sealed.get()).map(SegmentNumber::new)
@@ -190,40 +247,60 @@ pub struct Answered {
     pub without: Option<String>,
 }
 
-/// The index, open to whoever only reads: it stays as it is.
+/// The index, open to whoever only reads: it stays as it is. Hold it as briefly as can be: nobody else can
+/// use it meanwhile. Whoever is slow to take the records asks [`IndexReader::look_up`], then
+/// [`IndexReader::close`], and then reads.
 pub struct IndexReader {
     reader: LogReader,
     sheets: Sheets,
     /// Given back last.
-    _lock: Box<dyn DiskLock>,
+    lock: Box<dyn DiskLock>,
 }
 
 impl IndexReader {
-    /// Opens the index of a log as far as it got. Nothing of it is made, fed or moved aside; the store may put
-    /// its own files in order.
+    /// Opens the index of a log as far as it got. Nothing of it is made, fed or moved aside; but the lock is
+    /// taken, and the store puts its own files in order, so that whoever opens it must be able to write there.
     ///
     /// # Errors
     /// [`IndexError`]: all but [`IndexError::Log`] say that the log is to be read without it.
     pub fn open(environment: &Environment, path: &Path) -> Result<Self, IndexError> {
         let (disk, directory) = (environment.disk.as_ref(), LogDirectory::new(path));
         match Mark::look(disk, &directory) {
-            Seen::Nothing if directory.index().exists() => return Err(StoreFault(NO_MARK.to_owned()).into()),
+            Seen::Nothing if is_there(&directory.index()) => return Err(no_mark().into()),
             Seen::Nothing => return Err(IndexError::Absent),
-            Seen::Bad(why) => return Err(StoreFault(why).into()),
+            Seen::Bad(fault) => return Err(fault.into()),
             Seen::Mark(_) => {}
         }
-        let lock = match take_lock(disk, &directory) {
-            Err(IndexError::Log(LogError::Disk(error))) => return Err(StoreFault(error.to_string()).into()),
-            lock => lock?,
-        };
+        let lock = take_lock(disk, &directory)?;
         let reader = LogReader::open(environment, path)?;
-        let Seen::Mark(mark) = Mark::look(disk, &directory) else { return Err(StoreFault(NO_MARK.to_owned()).into()) };
-        mark.judge(&reader)?.map_err(StoreFault)?;
+        let Seen::Mark(mark) = Mark::look(disk, &directory) else { return Err(no_mark().into()) };
+        mark.judge(&reader)?.map_err(StoreFault::Unusable)?;
         if !directory.index_store().exists() {
-            return Err(StoreFault("the store of the index is missing".to_owned()).into());
+            return Err(no_store().into());
         }
         let sheets = Sheets { store: Store::open(&directory.index_store())?, mark };
-        Ok(Self { reader, sheets, _lock: lock })
+        Ok(Self { reader, sheets, lock })
+    }
+
+    /// Looks up where the log may hold what a query asks for, and reads nothing of the log.
+    pub fn look_up(&self, query: &Query) -> Places {
+        let mut places = Places::begin(query);
+        let sheets = if query.filter.has_hash() { 0 } else { self.sheets.mark.sheets() };
+        for number in 0..sheets {
+            match self.sheets.candidates(number, query) {
+                Ok(ranges) => places.add(ranges, sheet::first_leaf(number + 1)),
+                Err(fault) => return places.without(&fault),
+            }
+        }
+        places
+    }
+
+    /// Gives the index back, and goes on with the log as the index sees it.
+    pub fn close(self) -> LogReader {
+        let Self { reader, sheets, lock } = self;
+        drop(sheets);
+        drop(lock);
+        reader
     }
 
     /// Hands out what a query asks for, in the order of the log. Where the index fails on the way, the rest is
@@ -237,26 +314,7 @@ impl IndexReader {
         unindexed: Unindexed,
         each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
     ) -> Result<Answered, E> {
-        if query.filter.has_hash() {
-            scan(&self.reader, query, each)?;
-            return Ok(Answered::default());
-        }
-        for number in 0..self.sheets.mark.sheets() {
-            match self.sheets.candidates(number, query) {
-                Ok(ranges) => {
-                    for range in ranges {
-                        query.read(&self.reader, range, each)?;
-                    }
-                }
-                Err(fault) => {
-                    query.read_rest(&self.reader, sheet::first_leaf(number), each)?;
-                    return Ok(Answered { without: Some(fault.to_string()), not_looked_at: None });
-                }
-            }
-        }
-        let next = self.sheets.mark.leaves.next_leaf();
-        let not_looked_at = query.read_unindexed(&self.reader, next, unindexed, each)?;
-        Ok(Answered { not_looked_at, without: None })
+        self.look_up(query).read(&self.reader, unindexed, each)
     }
 }
 
@@ -270,6 +328,8 @@ pub struct Index {
     /// Where feeding goes on, and the sheet being made; `None` where that must be looked up.
     position: Option<(Tail, Sheet)>,
     moved_aside: Option<String>,
+    /// How many of the first segments have a hash table that was looked at.
+    seen_tables: u64,
     /// Given back last.
     _lock: Box<dyn DiskLock>,
 }
@@ -280,16 +340,8 @@ impl Index {
     /// # Errors
     /// [`IndexError`].
     pub fn open(environment: &Environment, path: &Path) -> Result<Self, IndexError> {
-        let directory = LogDirectory::new(path);
-        let lock = take_lock(environment.disk.as_ref(), &directory)?;
-        // Opened behind the lock: the index cannot have got further than what this reader sees.
-        let reader = LogReader::open(environment, path)?;
-        let disk = Arc::clone(&environment.disk);
-        let mut index = Self { disk, directory, reader, sheets: None, position: None, moved_aside: None, _lock: lock };
-        match index.load() {
-            Err(IndexError::Store(fault)) => index.start_anew(&fault)?,
-            loaded => loaded?,
-        }
+        let mut index = Self::lock(environment, path)?;
+        index.load_or_start_anew()?;
         Ok(index)
     }
 
@@ -298,19 +350,29 @@ impl Index {
     /// # Errors
     /// [`IndexError`].
     pub fn rebuild(environment: &Environment, path: &Path, progress: &mut Progress<'_>) -> Result<Self, IndexError> {
+        let mut index = Self::lock(environment, path)?;
+        remove(&index.directory.index())?;
+        index.load_or_start_anew()?;
+        index.catch_up(progress)?;
+        index.mend_tables()?;
+        Ok(index)
+    }
+
+    /// Takes the lock, and leaves what is there as it is.
+    fn lock(environment: &Environment, path: &Path) -> Result<Self, IndexError> {
         let directory = LogDirectory::new(path);
         let lock = take_lock(environment.disk.as_ref(), &directory)?;
-        remove(&directory.index())?;
-        drop(lock);
-        let mut index = Self::open(environment, path)?;
-        for segment in sealed(&index.reader) {
-            let table = Table::open(index.disk.as_ref(), &index.directory, segment)?;
-            if table.map_or(Ok(Ok(())), |table| table.check())?.is_err() {
-                index.make_table(segment)?;
-            }
+        // Opened behind the lock: the index cannot have got further than what this reader sees.
+        let reader = LogReader::open(environment, path)?;
+        let (disk, sheets, position) = (Arc::clone(&environment.disk), None, None);
+        Ok(Self { disk, directory, reader, sheets, position, moved_aside: None, seen_tables: 0, _lock: lock })
+    }
+
+    fn load_or_start_anew(&mut self) -> Result<(), IndexError> {
+        match self.load() {
+            Err(IndexError::Store(fault)) => self.start_anew(&fault),
+            loaded => loaded,
         }
-        index.catch_up(progress)?;
-        Ok(index)
     }
 
     /// Holds what is there against the log; begins where there is nothing.
@@ -318,21 +380,19 @@ impl Index {
         let (disk, directory) = (self.disk.as_ref(), &self.directory);
         let mark = match Mark::look(disk, directory) {
             Seen::Mark(mark) => mark,
-            Seen::Bad(why) => return Err(StoreFault(why).into()),
-            Seen::Nothing if directory.index().exists() => {
-                // An empty directory is what a process leaves that died at the start of this.
-                match disk.list(&directory.index()) {
-                    Ok(names) if names.is_empty() => {}
-                    Ok(_) => return Err(StoreFault(NO_MARK.to_owned()).into()),
-                    Err(error) => return Err(StoreFault(error.to_string()).into()),
-                }
-                return self.begin();
+            Seen::Bad(fault) => return Err(fault.into()),
+            Seen::Nothing if is_there(&directory.index()) => {
+                // A process that died at the start of this leaves an empty directory, or one with a mark that
+                // does not have its name yet.
+                let names = disk.list(&directory.index()).map_err(|_no_directory| no_mark())?;
+                let unnamed = format!("mark{TEMPORARY}");
+                return if names.iter().all(|name| *name == unnamed) { self.begin() } else { Err(no_mark().into()) };
             }
             Seen::Nothing => return self.begin(),
         };
-        mark.judge(&self.reader)?.map_err(StoreFault)?;
+        mark.judge(&self.reader)?.map_err(StoreFault::Unusable)?;
         if mark.leaves.get() > 0 && !directory.index_store().exists() {
-            return Err(StoreFault("the store of the index is missing".to_owned()).into());
+            return Err(no_store().into());
         }
         self.sheets = Some(Sheets { store: Store::open(&directory.index_store())?, mark });
         Ok(())
@@ -353,14 +413,14 @@ impl Index {
         self.position = None;
         self.moved_aside = Some(fault.to_string());
         let (index, bad) = (self.directory.index(), |number| self.directory.bad_index(number));
-        if (1..=KEPT_BAD).all(|number| bad(number).exists()) {
+        if (1..=KEPT_BAD).all(|number| is_there(&bad(number))) {
             remove(&bad(1))?;
             for number in 2..=KEPT_BAD {
                 self.disk.rename(&bad(number), &bad(number - 1))?;
             }
         }
-        let free = (1..KEPT_BAD).find(|number| !bad(*number).exists()).unwrap_or(KEPT_BAD);
-        if index.exists() {
+        let free = (1..KEPT_BAD).find(|number| !is_there(&bad(*number))).unwrap_or(KEPT_BAD);
+        if is_there(&index) {
             self.disk.rename(&index, &bad(free))?;
         }
         self.begin()
@@ -383,21 +443,38 @@ impl Index {
     }
 
     fn sheets(&self) -> Result<&Sheets, StoreFault> {
-        self.sheets.as_ref().ok_or_else(|| StoreFault("the store is closed".to_owned()))
+        self.sheets.as_ref().ok_or_else(closed)
     }
 
-    /// Brings the index up to what is durable now.
+    /// Brings the index up to what is durable now, and makes the hash tables that are missing, or whose head
+    /// or fences are damaged. It looks at each of them once: a call that finds nothing new opens none.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn catch_up(&mut self, progress: &mut Progress<'_>) -> Result<(), IndexError> {
         self.reader.advance()?;
+        for segment in self.seen_tables..self.reader.inventory().sealed.get() {
+            let segment = SegmentNumber::new(segment);
+            if Table::open(self.disk.as_ref(), &self.directory, segment).is_err() {
+                self.make_table(segment)?;
+            }
+            self.seen_tables = segment.get() + 1;
+        }
+        self.with_sheets(progress, Self::feed)
+    }
+
+    /// Reads all of the hash table of every sealed segment, and makes those anew that are missing or damaged.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn mend_tables(&self) -> Result<(), IndexError> {
         for segment in sealed(&self.reader) {
-            if Table::open(self.disk.as_ref(), &self.directory, segment)?.is_err() {
+            let table = Table::open(self.disk.as_ref(), &self.directory, segment);
+            if table.and_then(|table| table.check()).is_err() {
                 self.make_table(segment)?;
             }
         }
-        self.with_sheets(progress, Self::feed)
+        Ok(())
     }
 
     fn make_table(&self, segment: SegmentNumber) -> Result<(), IndexError> {
@@ -415,7 +492,7 @@ impl Index {
         };
         let mut feeding = Feeding { log: mark.log, sheet, rows: Vec::new(), ended: None };
         let (disk, directory, reader) = (self.disk.as_ref(), &self.directory, &self.reader);
-        let Some(sheets) = &mut self.sheets else { return Ok(()) };
+        let sheets = self.sheets.as_mut().ok_or_else(closed)?;
         let mut write = |feeding: &mut Feeding| -> Result<ControlFlow<()>, IndexError> {
             write_rows(disk, directory, reader, sheets, feeding)?;
             Ok(progress(sheets.mark.leaves, reader.size()))
@@ -510,6 +587,10 @@ impl Index {
     }
 }
 
+fn closed() -> StoreFault {
+    StoreFault::Unusable("the store is closed".to_owned())
+}
+
 /// What feeding has made of the log and not written yet.
 struct Feeding {
     log: crate::reserved::LogId,
@@ -555,7 +636,7 @@ fn write_rows(
 fn take_lock(disk: &dyn Disk, directory: &LogDirectory) -> Result<Box<dyn DiskLock>, IndexError> {
     // Nothing is left where there is no log.
     Inventory::take(disk, directory)?;
-    match disk.lock(&directory.index_lock(), &std::process::id().to_string())? {
+    match disk.lock(&directory.index_lock(), &std::process::id().to_string()).map_err(IndexError::lock)? {
         Locking::Taken(lock) => Ok(lock),
         Locking::HeldBy(holder) => Err(IndexError::InUse { path: directory.index(), holder }),
     }

@@ -103,7 +103,7 @@ pub fn read_back(
 ///
 /// # Errors
 /// As [`read_back`].
-pub fn read_back_on_two(
+pub(crate) fn read_back_on_two(
     disk: &dyn Disk,
     directory: &LogDirectory,
     start: &SegmentStart,
@@ -402,7 +402,7 @@ fn damaged(placed: &Placed, leaf: Option<LeafIndex>, what: &str) -> LogError {
 ///
 /// # Errors
 /// What is wrong.
-pub fn check_payload(record: &Record<'_>, slot: &[u8], stored_len: usize) -> Result<(), &'static str> {
+pub(crate) fn check_payload(record: &Record<'_>, slot: &[u8], stored_len: usize) -> Result<(), &'static str> {
     match (record.payload(), slot.split_first_chunk::<{ Salt::LEN }>()) {
         (None, _) if stored_len == 0 => Ok(()),
         (None, _) => Err("a payload is stored that the record does not commit to"),

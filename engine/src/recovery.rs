@@ -220,7 +220,7 @@ enum Behind {
 ///
 /// # Errors
 /// [`LogError::Disk`], after which nothing may be written.
-pub fn cut_behind(
+pub(crate) fn cut_behind(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,
@@ -357,7 +357,7 @@ fn payload_part_is_unused(tail: &Tail, part: PayloadPart) -> bool {
 ///
 /// # Errors
 /// [`LogError::Disk`] of the failed call.
-pub fn create_segment(
+pub(crate) fn create_segment(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,

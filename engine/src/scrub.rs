@@ -8,11 +8,16 @@
 //! | payloads | the commitments in the records; padding with zeros |
 //! | a sealed file | its seal record: length, digest, leaves, nodes, digest tree; its flush ring with zeros |
 //! | tile sidecars, state files of sealed segments | what the frames give, the digest in the seal record |
+//! | hash tables | their own checksums and order, the tile sidecar that they name |
+//! | `hard-state`, `signing-state` | checksums of every copy; what a copy holds, the other |
 //! | unsealed files | what the flush ring and the clean mark prove durable |
 //!
 //! It reads past the page cache where the file system can: what is compared is what lies on the disk. It takes
 //! no lock and writes nothing, and works beside a writer, of whose files it reads what the flush ring proves
-//! durable. Not covered, and covered by [`crate::verify`]: `hard-state`, signatures, keys, the policy.
+//! durable. Not covered, and covered by [`crate::verify`]: signatures, keys, the policy, `log.toml`. Covered by neither:
+//! `lock`, `index`, the node's own numbers in `hard-state`.
+//!
+//! What cannot be opened or read, or is no file, is a finding like any other, and the scrub goes on.
 //!
 //! All that it compares lies in the log's own directory. So it cannot find what somebody changed who set right
 //! everything that depends on it: of an unsealed segment the checksums, if no signed head covers it; of a sealed one all
@@ -28,6 +33,7 @@
 //! The engine does not wait: a [`Scrubber`] does a bounded step when it is asked, and [`Pace`] says how long
 //! the caller should wait before the next. [`Scrubber::position`] is where a scrub that is interrupted goes on.
 
+mod beside;
 mod direct;
 mod follow;
 mod pace;
@@ -53,8 +59,9 @@ use crate::seal::digest_of;
 use crate::segment::{FRAMES_START, SegmentFile};
 use crate::verify::flush::Flushed;
 use crate::verify::seals::Seals;
-use crate::verify::survey::Survey;
+use crate::verify::survey::{Survey, is_of_the_file};
 
+use beside::{TableState, check_states, check_table, unreadable};
 use direct::PastTheCache;
 use follow::{Follow, Whole};
 use segment::{SegmentWork, Standing};
@@ -155,6 +162,7 @@ pub struct Scrubber {
     /// Bytes read that were told of.
     told_bytes: u64,
     missing_sidecars: u64,
+    missing_tables: u64,
     /// Whether it ended before the end of the log.
     stopped: bool,
     /// Findings in the segment at hand.
@@ -179,16 +187,20 @@ enum Rest {
 }
 
 impl Scrubber {
-    /// Begins a scrub at a position of an earlier one, else at the start of the log.
+    /// Begins a scrub at a position of an earlier one, else at the start of the log. At a position in an unsealed segment
+    /// it begins at the first of those.
     ///
     /// # Errors
     /// [`LogError::NoLog`], [`LogError::Version`], [`LogError::Disk`]; [`LogError::Damaged`] where no segment file
-    /// has a readable header.
+    /// has a readable header; [`LogError::NoSegment`].
     pub fn start(environment: &Environment, path: &Path, from: Option<ScrubPosition>) -> Result<Self, LogError> {
         let disk = PastTheCache::new(Arc::clone(&environment.disk));
         let directory = LogDirectory::new(path);
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let mut survey = Survey::take(&disk, &directory, &mut findings, &mut notes)?;
+        if let Some(from) = from.filter(|from| from.segment > survey.inventory.last) {
+            return Err(LogError::NoSegment { segment: from.segment, last: survey.inventory.last });
+        }
         let mut flushed = Flushed::read(&disk, &directory, &survey)?;
         // A writer may seal and roll between the look at the names and the look into the files; again only where it did.
         while flushed.writer && flushed.newest.is_none() {
@@ -209,19 +221,22 @@ impl Scrubber {
             notes.push(format!("no flush ring from {segment} on has a readable slot: nothing there is known durable"));
         }
         let mut follow = Follow::new();
+        findings.extend(check_states(&disk, &directory)?);
         follow.read_heads(&disk, &directory, &mut findings)?;
         let mut tail = Tail::start(survey.inventory.alignment, survey.inventory.height);
         let mut tree = CompactRange::new();
         // What is read to find the place counts, too: the caller waits for it.
         let environment = Environment { disk: Arc::new(disk.clone()), ..environment.clone() };
-        if let Some(from) = from.filter(|from| from.segment <= survey.inventory.sealed && from.segment.get() > 0) {
-            match LogReader::open(&environment, path).and_then(|reader| reader.segment_start(from.segment)) {
+        if let Some(from) = from.filter(|from| from.segment.get() > 0) {
+            let from = from.segment.min(survey.inventory.sealed);
+            match LogReader::open(&environment, path).and_then(|reader| reader.segment_start(from)) {
                 Ok(start) => {
                     (tail, tree) = (start.tail, start.tree);
                     follow.skip();
                 }
                 // Then it begins at the start, and finds that.
                 Err(LogError::Damaged(_)) => {}
+                Err(LogError::Disk(error)) if is_of_the_file(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -248,6 +263,7 @@ impl Scrubber {
             before,
             told_bytes: 0,
             missing_sidecars: 0,
+            missing_tables: 0,
             stopped: false,
             found: 0,
             step: Step { bytes: 0, findings, notes, outcome: Outcome::GoesOn },
@@ -292,12 +308,17 @@ impl Scrubber {
         };
         match done {
             Ok(()) => {}
-            Err(LogError::Damaged(damage)) => self.tell(damage, &mut work),
+            Err(LogError::Damaged(damage)) => {
+                self.tell(damage, &mut work);
+                work.given_up = true;
+            }
             // A place that cannot be read is what a scrub is there to find.
-            Err(LogError::Disk(error)) if is_unreadable(&error) => {
-                let name = relative(SegmentFile::Frames(work.tail.segment));
-                let (offset, leaf) = (work.tail.offset.get(), Some(work.tail.leaves.next_leaf()));
-                self.tell(Damage { file: name, offset, leaf, what: error.to_string() }, &mut work);
+            Err(LogError::Disk(error)) => {
+                let damage = unreadable(&self.directory, error, Some(work.tail.leaves.next_leaf()))?;
+                let is_here = damage.file == relative(SegmentFile::Frames(work.tail.segment));
+                let offset = if is_here { work.tail.offset.get() } else { damage.offset };
+                self.tell(Damage { offset, ..damage }, &mut work);
+                work.given_up = true;
             }
             Err(error) => return Err(error),
         }
@@ -332,15 +353,9 @@ impl Scrubber {
                 self.tell(damage, &mut work);
                 work.given_up = true;
             }
-            Err(LogError::Disk(error))
-                if error.source.kind() == std::io::ErrorKind::NotFound || is_unreadable(&error) =>
-            {
-                let file = relative(SegmentFile::Frames(segment));
-                let what = match error.source.kind() {
-                    std::io::ErrorKind::NotFound => "the file is missing; restore it from a copy".to_owned(),
-                    _ => error.to_string(),
-                };
-                self.tell(Damage { file, offset: 0, leaf: Some(self.tail.leaves.next_leaf()), what }, &mut work);
+            Err(LogError::Disk(error)) => {
+                let damage = unreadable(&self.directory, error, Some(self.tail.leaves.next_leaf()))?;
+                self.tell(damage, &mut work);
                 work.given_up = true;
             }
             Err(error) => return Err(error),
@@ -373,6 +388,9 @@ impl Scrubber {
                     self.totals.records += u64::from(placed.header.leaf_count);
                     for damage in found.damage {
                         self.tell(damage, work);
+                    }
+                    if found.lost_seal {
+                        self.seals.lost();
                     }
                     self.hold(found.sealed)?;
                     continue;
@@ -476,6 +494,7 @@ impl Scrubber {
         for damage in ended.damage {
             self.tell_only(damage);
         }
+        self.missing_tables += u64::from(ended.table == Some(TableState::Missing));
         match ended.body {
             Some(body) => self.seals.good(*body),
             None => self.seals.damaged(segment),
@@ -490,6 +509,11 @@ impl Scrubber {
         self.follow.skip();
         match &work.sidecar {
             Some(tiles) => {
+                let mut damage = Vec::new();
+                let segment = self.tail.segment;
+                let table = check_table(&self.disk, &self.directory, segment, Some(tiles.as_bytes()), &mut damage);
+                self.missing_tables += u64::from(table == TableState::Missing);
+                damage.into_iter().for_each(|damage| self.tell_only(damage));
                 let leaves = tiles.leaves().first.get()..tiles.leaves().end.get();
                 if let Some(tree) = &mut self.tree {
                     for hash in leaves.filter_map(|leaf| tiles.leaf_hash(LeafIndex::new(leaf))) {
@@ -510,7 +534,6 @@ impl Scrubber {
         self.flush_count();
         let segment = self.tail.segment;
         self.totals.bytes += self.survey.bytes_of(&self.disk, &self.directory, segment)?;
-        self.totals.bytes = self.totals.bytes.min(self.totals.of_bytes.max(self.totals.bytes));
         self.totals.segments += 1;
         self.tail = tail;
         Ok(())
@@ -534,6 +557,12 @@ impl Scrubber {
             let missing = self.missing_sidecars;
             self.note(format!("{missing} tile sidecars are missing; they are derived, and reading is slow without"));
         }
+        if self.missing_tables > 0 {
+            let missing = self.missing_tables;
+            self.note(format!(
+                "{missing} hash tables are missing; they are derived, and finding by hash is slow without"
+            ));
+        }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let leaves = self.work.as_ref().map_or(self.tail, |work| work.tail).leaves;
         let end = leaves.next_leaf();
@@ -553,8 +582,8 @@ impl Scrubber {
             }
             if let Some(digest) = record.state_digest.take() {
                 let path = self.directory.state(record.segment);
-                match self.disk.open(&path, Access::Read) {
-                    Ok(file) if digest_of(file.as_ref())? == digest => {}
+                match self.disk.open(&path, Access::Read).and_then(|file| digest_of(file.as_ref())) {
+                    Ok(found) if found == digest => {}
                     Ok(_) => {
                         let file = format!("state/{:016x}", record.segment.get());
                         let what = format!(
@@ -565,7 +594,10 @@ impl Scrubber {
                     }
                     // It is derived, and made again when the log is opened.
                     Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        let damage = unreadable(&self.directory, error, None)?;
+                        self.tell_only(damage);
+                    }
                 }
             }
             if let Some(damage) = self.seals.recorded(leaf, &record) {
@@ -599,11 +631,4 @@ impl Scrubber {
     fn note(&mut self, note: String) {
         self.step.notes.push(note);
     }
-}
-
-/// Whether a call failed because of the medium.
-fn is_unreadable(error: &crate::disk::DiskError) -> bool {
-    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied};
-    error.operation == "read"
-        && !matches!(error.source.kind(), IsADirectory | NotADirectory | NotFound | OutOfMemory | PermissionDenied)
 }

@@ -308,7 +308,7 @@ pub trait AuditSink: AuditStream + Send + Sync {
     /// Makes everything that was acknowledged as well kept as this sink can.
     ///
     /// # Errors
-    /// [`AppendError::Io`], [`AppendError::Closed`], [`AppendError::Canceled`].
+    /// [`AppendError::Io`], [`AppendError::Closed`], [`AppendError::Canceled`], [`AppendError::Timeout`].
     fn flush(&self) -> Result<(), AppendError>;
 
     /// What became of what was submitted.

@@ -166,7 +166,7 @@ pub const fn encoded_len(tree_size: TreeSize, chains: &Chains, membership_len: u
 }
 
 /// Whether a state file is due at the end of a segment, given the bytes of frames since the last one.
-pub const fn is_due(frame_bytes: u64, encoded_len: u64) -> bool {
+pub(crate) const fn is_due(frame_bytes: u64, encoded_len: u64) -> bool {
     frame_bytes > DUE_BYTES && frame_bytes > encoded_len.saturating_mul(4)
 }
 

@@ -32,7 +32,7 @@ pub fn walk(
 ///
 /// # Errors
 /// As [`walk`].
-pub fn walk_segment(
+pub(crate) fn walk_segment(
     disk: &dyn Disk,
     directory: &LogDirectory,
     tail: &mut Tail,

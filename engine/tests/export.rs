@@ -30,13 +30,21 @@ struct Host {
     key: SigningKey,
     checkpoints: Mutex<Vec<Checkpoint>>,
     manifests: Mutex<Vec<Manifest>>,
+    /// Every checkpoint that was handed over, kept or not.
+    offered: Mutex<Vec<Checkpoint>>,
     fails: AtomicBool,
 }
 
 impl Host {
     fn new() -> Self {
         let key = SigningKey::from_seed(KeyName::new(KEY_ID).unwrap(), KeyKind::Ed25519, [5; 32]);
-        Self { key, checkpoints: Mutex::default(), manifests: Mutex::default(), fails: AtomicBool::new(false) }
+        Self {
+            key,
+            checkpoints: Mutex::default(),
+            manifests: Mutex::default(),
+            offered: Mutex::default(),
+            fails: AtomicBool::new(false),
+        }
     }
 
     fn works(&self) -> io::Result<()> {
@@ -52,6 +60,7 @@ impl ExportSink for Host {
     }
 
     fn write_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        self.offered.lock().unwrap().push(checkpoint.clone());
         self.works()?;
         self.checkpoints.lock().unwrap().push(checkpoint.clone());
         Ok(())
@@ -252,7 +261,7 @@ fn what_does_not_follow_is_refused_and_a_host_that_fails_loses_nothing() {
     let elsewhere = String::from_utf8(records[5].clone()).unwrap().replace("\"stream\":\"s\"", "\"stream\":\"t\"");
     assert!(matches!(exporter.push(elsewhere.as_bytes()), Err(ExportError::OtherChain)));
     assert!(matches!(exporter.push(b"{}"), Err(ExportError::Schema(_))));
-    // The tenth record's checkpoint cannot be kept: it is made with the next one.
+    // The tenth record's checkpoint cannot be kept: it is handed over again, the same, however far the chain goes on.
     for record in &records[5..13] {
         exporter.push(record).unwrap();
     }
@@ -260,10 +269,21 @@ fn what_does_not_follow_is_refused_and_a_host_that_fails_loses_nothing() {
     assert!(matches!(exporter.push(&records[13]), Err(ExportError::Io(_))));
     assert!(matches!(exporter.finish(UnixMillis::new(1)), Err(ExportError::Io(_))));
     host.fails.store(false, Ordering::Relaxed);
-    exporter.push(&records[14]).unwrap();
+    let before = host.offered.lock().unwrap().len();
+    host.fails.store(true, Ordering::Relaxed);
+    assert!(matches!(exporter.push(&records[14]), Err(ExportError::Io(_))));
+    for record in &records[15..25] {
+        assert!(matches!(exporter.push(record), Err(ExportError::Io(_))));
+    }
+    host.fails.store(false, Ordering::Relaxed);
+    exporter.push(&records[25]).unwrap();
+    let offered = host.offered.lock().unwrap().clone();
+    assert_eq!(before, 2);
+    assert!(offered[..14].iter().all(|again| *again == offered[0]), "{offered:?}");
     let manifest = exporter.finish(UnixMillis::new(2)).unwrap().unwrap();
     let ranges: Vec<_> = manifest.checkpoints.iter().map(|it| (it.range.first(), it.range.last())).collect();
-    assert_eq!(ranges, [(5, 15)]);
+    assert_eq!(ranges, [(5, 14), (15, 24), (25, 26)]);
+    assert_eq!(*host.checkpoints.lock().unwrap(), manifest.checkpoints);
 }
 
 #[test]

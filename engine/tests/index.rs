@@ -202,7 +202,7 @@ fn found_by_reader(index: &IndexReader, query: &Query) -> (Vec<LeafIndex>, Optio
 fn opened(path: &Path) -> Option<IndexReader> {
     match IndexReader::open(&environment(), path) {
         Ok(index) => Some(index),
-        Err(IndexError::Absent | IndexError::Store(_) | IndexError::InUse { .. }) => None,
+        Err(IndexError::Absent | IndexError::Store(_) | IndexError::Lock { .. } | IndexError::InUse { .. }) => None,
         Err(other) => panic!("{other}"),
     }
 }
@@ -396,6 +396,59 @@ fn a_hash_table_that_is_missing_or_damaged_is_made_anew() {
     assert_eq!(log_files(&path), before);
 }
 
+/// What may stand in the place of a hash table.
+const IN_A_TABLES_PLACE: &[fn(&Path)] = &[
+    |path| std::fs::create_dir(path).unwrap(),
+    |path| {
+        std::fs::create_dir(path).unwrap();
+        std::fs::File::create_new(path.join("file")).unwrap();
+    },
+    |path| std::os::unix::fs::symlink(path, path).unwrap(),
+    |path| std::os::unix::fs::symlink("nothing", path).unwrap(),
+    |path| {
+        let file = std::fs::File::create_new(path).unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    },
+];
+
+#[test]
+fn a_hash_table_that_cannot_be_read_is_read_around_and_made_anew() {
+    let (_place, path) = made(38, 3000);
+    let (before, truth) = (log_files(&path), truth(&path));
+    let tables: Vec<&String> = before.keys().filter(|name| name.ends_with(".hashes")).collect();
+    for (number, put) in IN_A_TABLES_PLACE.iter().enumerate() {
+        let table = path.join(tables[1]);
+        std::fs::remove_file(&table).unwrap();
+        put(&table);
+        for query in queries(&mut Random(39), &truth) {
+            assert_eq!(scanned(&path, &query), expected(&truth, &query), "{number}: {query:?}");
+        }
+        let said = status(&environment(), &path).unwrap();
+        assert_eq!((said.tables + 1, said.unusable), (said.sealed, None), "{number}");
+        drop(caught_up(&path));
+        assert_eq!(log_files(&path), before, "{number}");
+    }
+}
+
+#[test]
+fn a_look_with_nothing_new_opens_no_hash_table() {
+    let (_place, path) = made(40, 3000);
+    let disk = ControlledDisk::quick();
+    let mut index = Index::open(&fixed_on(Arc::new(disk.clone())), &path).unwrap();
+    index.catch_up(&mut quiet).unwrap();
+    let once = disk.opened(".hashes");
+    assert!(once > 3);
+    index.catch_up(&mut quiet).unwrap();
+    assert_eq!(disk.opened(".hashes"), once);
+    // What is sealed later is looked at, once.
+    let mut log = LocalLog::open(&environment(), &path).unwrap();
+    append(&mut log, &mut Random(41), 1500);
+    let sealed = status(&environment(), &path).unwrap().sealed;
+    index.catch_up(&mut quiet).unwrap();
+    assert_eq!(disk.opened(".hashes"), sealed);
+    log.close().unwrap();
+}
+
 #[test]
 fn one_has_the_index_and_the_others_read_without_it() {
     let (_place, path) = made(19, 1500);
@@ -564,6 +617,18 @@ const FAULTS: &[Fault] = &[
         std::fs::remove_file(path.join("index/mark")).unwrap();
         std::fs::create_dir(path.join("index/mark")).unwrap();
     }),
+    ("has no mark", |path| {
+        std::fs::remove_dir_all(path.join("index")).unwrap();
+        std::os::unix::fs::symlink("nothing", path.join("index")).unwrap();
+    }),
+    ("symbolic links", |path| {
+        std::fs::remove_dir_all(path.join("index")).unwrap();
+        std::os::unix::fs::symlink("index", path.join("index")).unwrap();
+    }),
+    ("damaged", |path| {
+        std::fs::remove_file(path.join("index/mark")).unwrap();
+        std::os::unix::fs::symlink("nothing", path.join("index/mark")).unwrap();
+    }),
     ("sheet 0 is missing", |path| {
         std::fs::remove_dir_all(path.join("index/store")).unwrap();
         std::fs::create_dir(path.join("index/store")).unwrap();
@@ -608,12 +673,66 @@ fn whatever_became_of_the_index_answers_are_those_of_a_rebuild() {
         agrees(&mut index, &truth, 36);
         let why = index.moved_aside().unwrap_or_else(|| panic!("{number} was not noticed")).to_owned();
         assert!(why.contains(word), "{number}: {why}");
-        assert!(said.unusable.is_none_or(|said| said == why), "{number}: {why}");
+        assert!(said.unusable.is_none_or(|said| said.to_string() == why), "{number}: {why}");
         drop(index);
         assert_eq!(std::fs::read(path.join("index/mark")).unwrap(), rebuilt, "{number}");
         assert_eq!(log_files(&path), before, "{number}");
     }
     assert_eq!(status(&environment(), &path).unwrap().moved_aside, KEPT_BAD);
+}
+
+#[test]
+fn what_a_process_leaves_that_died_while_it_began_is_no_bad_index() {
+    let (_place, path) = made(42, 1500);
+    for names in [&[][..], &["mark.tmp"]] {
+        std::fs::remove_dir_all(path.join("index")).ok();
+        std::fs::create_dir(path.join("index")).unwrap();
+        for name in names {
+            std::fs::File::create_new(path.join("index").join(name)).unwrap();
+        }
+        assert_eq!(caught_up(&path).moved_aside(), None, "{names:?}");
+    }
+}
+
+#[test]
+fn where_the_lock_cannot_be_had_the_log_is_read_and_the_error_names_the_lock() {
+    let (_place, path) = made(43, 1500);
+    drop(caught_up(&path));
+    let lock = path.join("index.lock");
+    for kind in [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::ReadOnlyFilesystem] {
+        let disk = ControlledDisk::quick();
+        disk.refuse_locks(kind);
+        let environment = fixed_on(Arc::new(disk));
+        let error = IndexReader::open(&environment, &path).err().unwrap();
+        assert!(error.is_refused() && error.to_string().contains(lock.to_str().unwrap()), "{error}");
+        let of_another_user = error.to_string().contains("remove it or give it to the owner");
+        assert_eq!(of_another_user, kind == std::io::ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(Index::open(&environment, &path).err().unwrap().to_string(), error.to_string());
+    }
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let error = Index::open(&environment(), &path).err().unwrap();
+    assert!(!error.is_refused() && error.to_string().contains("no file stands in its place"), "{error}");
+    assert!(opened(&path).is_none());
+}
+
+#[test]
+fn what_was_looked_up_is_read_when_the_index_is_given_back() {
+    let (_place, path) = made(44, 10_000);
+    drop(caught_up(&path));
+    let truth = truth(&path);
+    for query in queries(&mut Random(45), &truth) {
+        let index = opened(&path).unwrap();
+        let places = index.look_up(&query);
+        let reader = index.close();
+        drop(caught_up(&path));
+        let mut found = Vec::new();
+        let answered = places.read::<LogError>(&reader, Unindexed::Read, &mut |read| {
+            found.push(read.index);
+            Ok(())
+        });
+        assert_eq!((found, answered.unwrap().without), (expected(&truth, &query), None), "{query:?}");
+    }
 }
 
 #[test]

@@ -361,7 +361,9 @@ impl Reign {
 
     /// Answers the messages all of whose records are applied or refused, in order.
     fn answer(&mut self) {
-        while let Some(done) = self.pending.pop_front_if(|pending| pending.needs <= self.applied) {
+        while self.pending.front().is_some_and(|pending| pending.needs <= self.applied)
+            && let Some(done) = self.pending.pop_front()
+        {
             // Where the client is gone, nobody wants the answer.
             drop(done.answer.send(done.fates));
         }

@@ -11,7 +11,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("stele-api", &[]),
     ("stele-server", &["stele-proof", "stele-engine", "stele-raft", "stele-api"]),
     ("stele-client", &["stele-proof", "stele-api"]),
-    ("stele-tools", &["stele-proof", "stele-engine"]),
+    ("stele-tools", &["stele-proof", "stele-engine", "stele-api", "stele-client"]),
     ("stele-tests", &[]),
     ("stele-benches", &[]),
     ("stele-fuzzing", &["stele-proof", "stele-engine"]),

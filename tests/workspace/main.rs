@@ -4,6 +4,7 @@
 
 mod arrows;
 mod bench;
+mod cluster;
 mod file_descriptors;
 mod file_size;
 mod full_disk;

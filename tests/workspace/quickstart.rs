@@ -68,7 +68,8 @@ fn segments(directory: &Path) -> Vec<(OsString, Vec<u8>)> {
 fn quickstart_goes_through_and_its_proof_holds_without_this_software() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("q");
-    let (exit, output) = stele(&Environment::system(), &["quickstart", LOCK, "--dir", path.to_str().unwrap()]);
+    let (exit, output) =
+        stele(&Environment::system(), &["quickstart", "--local", LOCK, "--dir", path.to_str().unwrap()]);
     assert_eq!(exit, Exit::Done, "{output}");
     for word in ["made", "appended", "sealed", "checkpoint", "proved", "verified", "flipped", "found"] {
         assert!(output.contains(word), "{word} is missing in: {output}");
@@ -93,7 +94,7 @@ fn two_quickstarts_with_fixed_clock_and_randomness_write_the_same_bytes() {
     let mut seen = Vec::new();
     for name in ["a", "b"] {
         let path = directory.path().join(name);
-        let (exit, output) = stele(&fixed(), &["quickstart", LOCK, "--dir", path.to_str().unwrap()]);
+        let (exit, output) = stele(&fixed(), &["quickstart", "--local", LOCK, "--dir", path.to_str().unwrap()]);
         assert_eq!(exit, Exit::Done, "{output}");
         seen.push(segments(&path));
     }

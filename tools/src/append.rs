@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc;
 
 use anyhow::{Context as _, anyhow};
@@ -20,10 +20,14 @@ use stele_engine::prepare::PreparingRefused;
 use stele_proof::record::MAX_PAYLOAD_BYTES;
 
 use crate::exit::{Exit, Failure};
+use crate::remote::{Place, Target};
 use crate::stream::{Source, Streams};
 
 mod draft;
 mod flags;
+mod remote;
+
+pub use remote::append as append_to;
 
 /// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -41,11 +45,12 @@ A refused line ends the command with exit code 3; what came before it stays.
 
 Examples:
   stele append --log audit --stream app --writer host-1 --kind Line app.log
-  tail -F app.log | stele append --log audit --stream app --writer host-1 --kind Line --json -")]
+  tail -F app.log | stele append --log audit --stream app --writer host-1 --kind Line --json -
+  stele append --endpoint a.example.com:7070 --stream app --writer host-1 --kind Line app.log")]
 pub struct Arguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
     /// The stream that the records go to.
     #[arg(long, value_name = "S", value_parser = flags::stream, required_unless_present = "jsonl")]
     pub stream: Option<String>,
@@ -106,12 +111,10 @@ pub struct Appended {
 /// # Errors
 /// [`Failure`].
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let mut log = LocalLog::open(environment, &arguments.log)?;
-    tell_torn(&log, streams);
-    let done = append(arguments, &mut log, environment, streams);
-    let closed = log.close();
-    let appended = done?;
-    closed?;
+    let appended = match arguments.target.place()? {
+        Place::Directory(directory) => append_here(arguments, directory, environment, streams)?,
+        Place::Cluster(reach) => remote::run(arguments, &reach, environment, streams)?,
+    };
     if arguments.json {
         return Ok(());
     }
@@ -122,6 +125,21 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
             streams.line(format_args!("appended {} {records}, the last at index {}", appended.count, last.index))
         }
     }
+}
+
+fn append_here(
+    arguments: &Arguments,
+    directory: &Path,
+    environment: &Environment,
+    streams: &mut Streams<'_>,
+) -> Result<Appended, Failure> {
+    let mut log = LocalLog::open(environment, directory)?;
+    tell_torn(&log, streams);
+    let done = append(arguments, &mut log, environment, streams);
+    let closed = log.close();
+    let appended = done?;
+    closed?;
+    Ok(appended)
 }
 
 /// Tells of a tail that was cut when the log was opened.

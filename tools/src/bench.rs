@@ -11,14 +11,19 @@
 //! | `appending` | appending, beside its limit |
 //! | `reading` | verification, proofs, memory and disk space of a log |
 //! | `stopwatch` | time |
+//! | [`append`], [`read`] | `stele bench append` and `read`: through the client |
+//! | [`sites`] | what these two measure |
 
+pub mod append;
 mod appending;
 pub mod engine;
 mod hashing;
 mod limit;
+pub mod read;
 mod reading;
 mod records;
 mod row;
+pub mod sites;
 pub mod sizes;
 mod stopwatch;
 
@@ -33,6 +38,10 @@ use crate::stream::Streams;
 pub enum Command {
     /// Measure the engine: hashing, appending, verifying, proving, memory and disk space.
     Engine(engine::Arguments),
+    /// Measure appending to a cluster.
+    Append(append::Arguments),
+    /// Measure reading from a cluster.
+    Read(read::Arguments),
 }
 
 /// Measures.
@@ -42,5 +51,7 @@ pub enum Command {
 pub fn run(command: &Command, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     match command {
         Command::Engine(arguments) => engine::run(arguments, environment, streams),
+        Command::Append(arguments) => append::run(arguments, environment, streams),
+        Command::Read(arguments) => read::run(arguments, environment, streams),
     }
 }

@@ -9,8 +9,8 @@ use stele_engine::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 use crate::{
-    append, bench, completions, index, init, interop, keys, note, prove, quickstart, read, record, repair, scrub,
-    segment, tlog, verify,
+    append, bench, cluster, completions, context, dev_certs, index, init, interop, keys, note, prove, quickstart, read,
+    record, repair, scrub, segment, sites, tlog, verify,
 };
 
 const AFTER_HELP: &str = "\
@@ -100,6 +100,17 @@ pub enum Command {
     /// Measure what this build reaches on this machine.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Show a cluster, begin one, change who belongs to it.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Name clusters, and choose the one to use.
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Make certificates to try things out with.
+    DevCerts(dev_certs::Arguments),
+    /// For this program's own use: run a program that ends when its parent does.
+    #[command(hide = true)]
+    RunUntilParentEnds(sites::GuardArguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }
@@ -131,6 +142,10 @@ impl Command {
             Self::Note(command) => note::run(command, streams),
             Self::Keys(command) => keys::run(command, streams),
             Self::Bench(command) => bench::run(&command, environment, streams),
+            Self::Cluster(command) => cluster::run(&command, environment, streams),
+            Self::Context(command) => context::run(&command, environment, streams),
+            Self::DevCerts(arguments) => dev_certs::run(&arguments, environment, streams),
+            Self::RunUntilParentEnds(arguments) => sites::run_guard(&arguments),
             Self::Completions(arguments) => completions::run(arguments, streams),
         }
     }

@@ -106,7 +106,9 @@ impl From<LogError> for Failure {
     /// The code that tells what can be done about it.
     fn from(error: LogError) -> Self {
         let exit = match &error {
-            LogError::NoLog(_) | LogError::Unfinished(_) | LogError::BeyondEnd { .. } => Exit::NotFound,
+            LogError::NoLog(_) | LogError::Unfinished(_) | LogError::BeyondEnd { .. } | LogError::NoSegment { .. } => {
+                Exit::NotFound
+            }
             LogError::Locked { .. } => Exit::Busy,
             LogError::Damaged(_)
             | LogError::Generation(GenerationError::Damaged(_) | GenerationError::Missing(_))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use stele_engine::environment::Environment;
-use stele_engine::index::{Index, IndexStatus, status};
+use stele_engine::index::{Index, IndexStatus, StoreFault, status};
 
 use crate::exit::Failure;
 use crate::read::find::{progress_bar, show};
@@ -14,10 +14,11 @@ use crate::stream::Streams;
 /// What to do with the index.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Show how many records the index holds. Takes no lock and writes nothing.
+    /// Show how many records the index holds. Takes no lock, writes nothing, and looks at the heads of hash
+    /// tables only.
     Status(Arguments),
     /// Add to the index what the log holds and it does not. One that cannot be used is moved aside, to
-    /// `index.bad-N`, and made anew.
+    /// `index.bad-N`, and made anew. Reads all hash tables, and makes those anew that are missing or damaged.
     Update(Arguments),
     /// Make the index anew from the log, which is never changed.
     Rebuild(Arguments),
@@ -30,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     pub log: PathBuf,
     /// Print one JSON object: `indexed`, `durable`, `not_yet_indexed` (records), `sealed_segments`,
-    /// `hash_tables` (of these, that can be used), `in_use` (by some process), `unusable` (why, or null),
+    /// `hash_tables` (of these, whose head is good), `in_use` (by some process), `unusable` (why, or null),
     /// `moved_aside` (why one was thrown away just now, or null), `kept_aside` (how many lie there).
     #[arg(long)]
     pub json: bool,
@@ -47,6 +48,7 @@ pub fn run(command: &Command, environment: &Environment, streams: &mut Streams<'
             let work = |bar: &ProgressBar| {
                 let mut index = Index::open(environment, &arguments.log)?;
                 index.catch_up(&mut |indexed, durable| show(bar, indexed, durable))?;
+                index.mend_tables()?;
                 Ok(index)
             };
             (arguments, feed(work)?)
@@ -86,7 +88,7 @@ fn tell(
             "sealed_segments": status.sealed,
             "hash_tables": status.tables,
             "in_use": status.in_use,
-            "unusable": status.unusable,
+            "unusable": status.unusable.as_ref().map(ToString::to_string),
             "moved_aside": moved_aside,
             "kept_aside": status.moved_aside,
         });
@@ -96,7 +98,8 @@ fn tell(
         streams.tell(format_args!("stele: note: the index was moved aside and made anew: {why}"));
     }
     if let Some(why) = &status.unusable {
-        streams.tell(format_args!("stele: note: {why}; `stele index update` makes it anew"));
+        let remedy = if matches!(why, StoreFault::Refused(_)) { "" } else { "; `stele index update` makes it anew" };
+        streams.tell(format_args!("stele: note: {why}{remedy}"));
     }
     streams.line(format_args!(
         "{} of {} records are indexed, {behind} not yet; {} of {} sealed segments have a hash table",

@@ -19,6 +19,12 @@
 //! | [`verify`] | `stele verify`: logs, segment files and proofs, offline |
 //! | [`mod@bench`] | `stele bench`: what this build reaches on this machine |
 //! | [`completions`] | `stele completions` |
+//! | [`remote`] | a cluster instead of a directory: connection, errors |
+//! | [`context`] | `stele context`: clusters by name |
+//! | [`gather`] | checkpoints and proofs of a cluster that meet a policy |
+//! | [`dev_certs`] | `stele dev-certs` |
+//! | [`cluster`] | `stele cluster`: what operators do |
+//! | [`sites`] | sites on this machine: configurations, keys, processes |
 //! | [`interop`] | `stele export`, `stele import`, `stele verify interop`: one chain for other programs |
 //! | [`keys`] | `stele keys`: private key files and their vkeys |
 //! | [`note`] | `stele note`: signed notes |
@@ -28,8 +34,12 @@
 pub mod append;
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod completions;
+pub mod context;
+pub mod dev_certs;
 pub mod exit;
+pub mod gather;
 pub mod index;
 pub mod init;
 pub mod interop;
@@ -39,9 +49,11 @@ pub mod prove;
 pub mod quickstart;
 pub mod read;
 pub mod record;
+pub mod remote;
 pub mod repair;
 pub mod scrub;
 pub mod segment;
+pub mod sites;
 pub mod stream;
 pub mod tlog;
 pub mod verify;

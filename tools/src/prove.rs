@@ -15,7 +15,9 @@ use stele_proof::proof_file::ProofFile;
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::exit::{Exit, Failure};
+use crate::gather;
 use crate::read::open;
+use crate::remote::{Place, Target, block_on, connect};
 use crate::stream::{Source, Streams};
 
 /// The arguments of `stele checkpoint`.
@@ -27,9 +29,9 @@ new since the last one, that one is printed and nothing is signed.
 Example:
   stele checkpoint --log audit")]
 pub struct CheckpointArguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// The arguments of `stele prove`.
@@ -41,9 +43,9 @@ Check it with `stele verify proof`, which needs no log.
 Example:
   stele prove --log audit 17 -o 17.tlog-proof")]
 pub struct ProveArguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
     /// The record's index.
     #[arg(value_name = "INDEX")]
     pub index: u64,
@@ -81,11 +83,22 @@ pub fn run_checkpoint(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let reader = open(environment, &arguments.log, streams)?;
+    let directory = match arguments.target.place()? {
+        Place::Directory(directory) => directory,
+        Place::Cluster(reach) => {
+            let text = block_on(async {
+                let connected = connect(&reach).await?;
+                let policy = connected.policy(streams)?;
+                gather::checkpoint(&connected, &policy).await
+            })?;
+            return streams.bytes(text.as_bytes());
+        }
+    };
+    let reader = open(environment, directory, streams)?;
     reader.whole()?;
-    let text = match stored_checkpoint(environment.disk.as_ref(), &LogDirectory::new(&arguments.log)) {
+    let text = match stored_checkpoint(environment.disk.as_ref(), &LogDirectory::new(directory)) {
         Ok(Some((text, checkpoint))) if checkpoint.size == reader.size() && fits(&checkpoint, &reader)? => text,
-        _ => make_checkpoint(environment, &arguments.log)?,
+        _ => make_checkpoint(environment, directory)?,
     };
     streams.bytes(text.as_bytes())
 }
@@ -99,7 +112,16 @@ pub fn run_prove(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let proof = prove(environment, &arguments.log, LeafIndex::new(arguments.index), streams)?.to_string();
+    let index = LeafIndex::new(arguments.index);
+    let proof = match arguments.target.place()? {
+        Place::Directory(directory) => prove(environment, directory, index, streams)?,
+        Place::Cluster(reach) => block_on(async {
+            let connected = connect(&reach).await?;
+            let policy = connected.policy(streams)?;
+            Ok(gather::prove(&connected, index, &policy).await?.proof)
+        })?,
+    };
+    let proof = proof.to_string();
     match &arguments.output {
         Source::StandardInput => streams.bytes(proof.as_bytes()),
         Source::File(path) => write_file(environment, path, proof.as_bytes()),

@@ -1,38 +1,39 @@
 //! `stele quickstart`: the main job once through, on one machine, with a few lines that say what happened.
+//!
+//! | module | what |
+//! |---|---|
+//! | `cluster` | three sites, one of which is killed |
+//! | `local` | one directory, without servers |
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use stele_engine::birth::CreateOptions;
-use stele_engine::directory::{LogDirectory, relative};
 use stele_engine::environment::Environment;
-use stele_engine::local::{LocalLog, Receipt};
-use stele_engine::number::SegmentNumber;
-use stele_engine::reader::{LogReader, Payloads};
-use stele_engine::segment::{FRAMES_START, SegmentFile};
-use stele_engine::verify::{VerifyOptions, verify_log};
-use stele_proof::LeafIndex;
-use stele_proof::checkpoint::Origin;
 use stele_proof::policy::Policy;
 use stele_proof::proof_file::ProofFile;
-use stele_proof::record::Record;
 
-use crate::append::{self, append};
+use crate::append;
 use crate::exit::{Exit, Failure};
-use crate::prove::{prove, write_file};
+use crate::remote::Target;
 use crate::stream::{Source, Streams};
+
+mod cluster;
+mod local;
 
 /// The arguments of `stele quickstart`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Makes a log in a fresh directory, appends every line of the files, seals, signs a checkpoint, proves the last line's
-record, verifies it offline, and shows that one flipped bit in a copy is found. Nothing outside the directory is
-touched; remove it when done.
+Starts three sites on this machine, appends every line of the files, proves the last line's record and verifies it
+offline, kills one site while the log goes on, starts it again, and shows that all three hold the same. Then everything
+is stopped. Nothing outside the directory is touched; remove it when done.
 
-Example:
-  stele quickstart Cargo.lock")]
+With --local there are no servers: a log in one directory, and one flipped bit in a copy of it that is found.
+
+Examples:
+  stele quickstart Cargo.lock
+  stele quickstart Cargo.lock --dir try --keep")]
 pub struct Arguments {
     /// The files whose lines become records.
     #[arg(value_name = "FILE", required = true)]
@@ -40,6 +41,12 @@ pub struct Arguments {
     /// The directory to make; by default a new one in the system's directory for temporary files.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Leave the three sites running, and tell how to use and to stop them.
+    #[arg(long, conflicts_with = "local")]
+    pub keep: bool,
+    /// One directory, no servers.
+    #[arg(long)]
+    pub local: bool,
 }
 
 /// Goes once through everything.
@@ -58,55 +65,30 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
             std::env::temp_dir().join(format!("stele-quickstart-{suffix}"))
         }
     };
-    let path = directory.join("log");
-    let origin = Origin::new("example.com/quickstart").map_err(|error| anyhow!(error))?;
-    let log = LocalLog::create(environment, &path, &CreateOptions::new(origin))?;
-    streams.line(format_args!("made        the log {} in {}", log.genesis().origin, path.display()))?;
-
-    let last = append_files(arguments, log, environment, streams)?;
-    let proof = prove_last(environment, &directory, last.index, streams)?;
-    verify_offline(&directory, &proof, streams)?;
-    flip_a_bit(environment, &directory, streams)?;
-    go_on(&directory, last.index, streams)
+    if arguments.local {
+        return local::run(arguments, &directory, environment, streams);
+    }
+    // Configurations are read again by whoever starts a node from elsewhere.
+    let directory = std::path::absolute(&directory).with_context(|| format!("cannot use {}", directory.display()))?;
+    cluster::run(arguments, &directory, environment, streams)
 }
 
-/// Appends every line, ends and seals the segment; answers the last line's record.
-fn append_files(
-    arguments: &Arguments,
-    mut log: LocalLog,
-    environment: &Environment,
-    streams: &mut Streams<'_>,
-) -> Result<Receipt, Failure> {
-    let mut count = 0;
-    let mut last = None;
-    for file in &arguments.files {
-        let lines = append::Arguments {
-            log: PathBuf::new(),
-            stream: Some("quickstart".to_owned()),
-            writer: Some("quickstart".to_owned()),
-            kind: Some("Line".to_owned()),
-            lines: true,
-            jsonl: false,
-            json: false,
-            file: Source::File(file.clone()),
-        };
-        let appended = append(&lines, &mut log, environment, streams)?;
-        count += appended.count;
-        last = appended.last.or(last);
+/// What appends the lines of a file.
+fn lines_of(file: &Path) -> append::Arguments {
+    append::Arguments {
+        target: Target::default(),
+        stream: Some("quickstart".to_owned()),
+        writer: Some("quickstart".to_owned()),
+        kind: Some("Line".to_owned()),
+        lines: true,
+        jsonl: false,
+        json: false,
+        file: Source::File(file.to_owned()),
     }
-    let Some(last) = last else {
-        return Err(Failure::new(Exit::Failed, anyhow!("the files hold no line; give one that does")));
-    };
-    streams.line(format_args!(
-        "appended    {count} lines, each a record, the last at index {}; all are durable",
-        last.index
-    ))?;
-    let segment = log.end_segment()?;
-    log.close()?;
-    if let Some(segment) = segment {
-        streams.line(format_args!("sealed      segment {segment}: read back, recomputed, made read-only"))?;
-    }
-    Ok(last)
+}
+
+fn no_line() -> Failure {
+    Failure::new(Exit::Failed, anyhow!("the files hold no line; give one that does"))
 }
 
 fn record_path(directory: &Path) -> PathBuf {
@@ -117,42 +99,15 @@ fn proof_path(directory: &Path) -> PathBuf {
     directory.join("last.tlog-proof")
 }
 
-/// Signs a checkpoint, proves the record under it, and writes both beside the log.
-fn prove_last(
-    environment: &Environment,
-    directory: &Path,
-    index: LeafIndex,
-    streams: &mut Streams<'_>,
-) -> Result<ProofFile, Failure> {
-    let path = directory.join("log");
-    let proof = prove(environment, &path, index, streams)?;
-    let mut size_and_root = proof.checkpoint().lines().skip(1);
-    let (size, root) = (size_and_root.next().unwrap_or_default(), size_and_root.next().unwrap_or_default());
-    streams.line(format_args!("checkpoint  {size} records, root {root}"))?;
-
-    let reader = LogReader::open(environment, &path)?;
-    let mut finished = Vec::new();
-    let end = LeafIndex::new(index.get() + 1);
-    reader.read::<Failure>(index, end, Payloads::Leave, &mut |read| {
-        let record = Record::parse(&read.canonical).map_err(|error| anyhow!(error))?;
-        record.write_finished(&record.self_hash(), &mut finished);
-        finished.push(b'\n');
-        Ok(())
-    })?;
-    write_file(environment, &record_path(directory), &finished)?;
-    write_file(environment, &proof_path(directory), proof.to_string().as_bytes())?;
-    streams.line(format_args!(
-        "proved      record {index}, the last line, by {} hashes: {}",
-        proof.hashes().len(),
-        proof_path(directory).display()
-    ))?;
-    Ok(proof)
-}
-
 /// Checks the proof as a stranger would: from the files written, without the log.
-fn verify_offline(directory: &Path, proof: &ProofFile, streams: &mut Streams<'_>) -> Result<(), Failure> {
+fn verify_offline(
+    directory: &Path,
+    policy: &Path,
+    proof: &ProofFile,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
-    let policy = Policy::parse(&read(directory.join("log").join("policy"))?).map_err(|error| anyhow!(error))?;
+    let policy = Policy::parse(&read(policy.to_owned())?).map_err(|error| anyhow!(error))?;
     let record = crate::record::canonical_of(read(record_path(directory))?)?;
     let written = ProofFile::parse(&read(proof_path(directory))?).map_err(|error| anyhow!(error))?;
     if written.to_string() != proof.to_string() {
@@ -161,75 +116,4 @@ fn verify_offline(directory: &Path, proof: &ProofFile, streams: &mut Streams<'_>
     let leaf = stele_proof::tree::leaf_hash(&record);
     written.verify(&leaf, &policy).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
     streams.line("verified    the proof, from the record, the proof file and the policy alone")
-}
-
-/// Flips one bit of the sealed segment in a copy of the log and looks for it.
-fn flip_a_bit(environment: &Environment, directory: &Path, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let copy = directory.join("copy");
-    copy_directory(&directory.join("log"), &copy)
-        .with_context(|| format!("cannot copy the log to {}", copy.display()))?;
-    let log = LogDirectory::new(&copy);
-    let check = || verify_log(environment.disk.as_ref(), &log, &VerifyOptions::default(), &mut |_| {});
-    if let Some(damage) = check()?.findings.first() {
-        return Err(Failure::new(Exit::Unverified, anyhow!("the untouched copy does not verify: {damage}")));
-    }
-    let name = SegmentFile::Frames(SegmentNumber::new(0));
-    let victim = log.segment_file(name);
-    let at = flip(&victim).with_context(|| format!("cannot change {}", victim.display()))?;
-    let report = check()?;
-    let Some(damage) = report.findings.first() else {
-        return Err(Failure::new(
-            Exit::Unverified,
-            anyhow!("a flipped bit at byte {at} of {} was not found", relative(name)),
-        ));
-    };
-    streams.line(format_args!("flipped     one bit of a copy, in byte {at} of {}; found:", relative(name)))?;
-    streams.line(format_args!("            {damage}"))?;
-    fs::remove_dir_all(&copy).with_context(|| format!("cannot remove {}", copy.display()))?;
-    Ok(())
-}
-
-fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Flips the lowest bit of the byte in the middle of the frames; answers where.
-fn flip(path: &Path) -> std::io::Result<u64> {
-    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let len = file.metadata()?.len();
-    let at = FRAMES_START.get() + (len - FRAMES_START.get()) / 2;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at)?;
-    byte[0] ^= 1;
-    file.write_all_at(&byte, at)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))?;
-    Ok(at)
-}
-
-fn go_on(directory: &Path, index: LeafIndex, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let log = directory.join("log");
-    let log = log.display();
-    streams.line("")?;
-    streams.line("Go on:")?;
-    streams.line(format_args!("  stele read --log {log} {index}"))?;
-    streams.line(format_args!("  stele append --log {log} --stream app --writer me --kind Line FILE"))?;
-    streams.line(format_args!("  stele verify log {log}"))?;
-    streams.line(format_args!(
-        "  stele verify proof {} --record {} --policy {log}/policy",
-        proof_path(directory).display(),
-        record_path(directory).display()
-    ))?;
-    streams.line(format_args!("  rm -r {}", directory.display()))
 }

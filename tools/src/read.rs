@@ -1,6 +1,6 @@
 //! `stele read` and `stele tail`: records out of a log, each hashed again before it is printed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -15,9 +15,11 @@ use stele_proof::LeafIndex;
 use stele_proof::record::{FINISH_BYTES, Record};
 
 use crate::exit::{Exit, Failure};
+use crate::remote::{Place, Target};
 use crate::stream::Streams;
 
 pub mod find;
+mod remote;
 mod time;
 
 use find::{Filters, Through};
@@ -48,23 +50,25 @@ impl Form {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Prints the finished canonical record, one a line. A range is clipped at the end of the log; the first damaged
-record ends the command with exit code 3. Takes no lock: a log can be read while it is written.
+record ends the command with exit code 3. Takes no lock of the log: it can be read while it is written.
 
 Filters combine; with them the range may be left out. A time is RFC 3339 or milliseconds since 1970. They go through
 the index as it is (`stele index update` makes it and keeps it up); what it does not hold yet is read, up to
 --unindexed records. Are there more, these are not looked at, the exit code is 4 and with --json the last line is
-{\"not_yet_indexed\":{\"end\":B,\"first\":A}}. Without an index, and where another process has it open, everything is read.
-Where nothing matches the exit code is 6.
+{\"not_yet_indexed\":{\"end\":B,\"first\":A}}. Looking things up takes the lock of the index for a moment, and its store
+writes into its own files. Without an index, where another process has it open, and where this user or file system
+does not let it be written, everything is read. Where nothing matches the exit code is 6.
 
 Examples:
   stele read --log audit 17
   stele read --log audit 0..100 --payload --json
   stele read --log audit --stream app --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z
-  stele read --log audit --hash b3:0a1b")]
+  stele read --log audit --hash b3:0a1b
+  stele read --endpoint a.example.com:7070 0..100")]
 pub struct Arguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
     /// An index, or a range without its end.
     #[arg(value_name = "INDEX|A..B", value_parser = range, required_unless_present = "filters")]
     pub range: Option<Range>,
@@ -86,13 +90,13 @@ Examples:
   stele tail --log audit -n 3
   stele tail --log audit -n 0 --follow")]
 pub struct TailArguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
     /// How many records.
     #[arg(short = 'n', long = "records", value_name = "N", default_value_t = 10)]
     pub records: u64,
-    /// Go on with new records as they become durable, until interrupted or until nobody reads the output.
+    /// Go on with new records as they become durable, until interrupted, or until one finds that nobody reads the output.
     #[arg(short, long)]
     pub follow: bool,
     /// How records are printed.
@@ -129,17 +133,28 @@ fn range(text: &str) -> Result<Range, String> {
 /// [`Failure`]: exit code 6 where there are none, 3 at the first damaged one.
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let Range { first, end } = arguments.range.unwrap_or(Range::ALL);
+    let directory = match arguments.target.place()? {
+        Place::Directory(directory) => directory,
+        Place::Cluster(_) if arguments.filters.is_any() => {
+            let why = anyhow!("filters work on a directory: give --log DIR, or leave them out");
+            return Err(Failure::new(Exit::Usage, why));
+        }
+        Place::Cluster(_) if first >= end => return Err(empty_range(first, end)),
+        Place::Cluster(reach) => return remote::run(&reach, first, end, arguments.form, streams),
+    };
     if arguments.filters.is_any() && first < end {
-        return find::run(arguments, LeafRange { first, end }, environment, streams);
+        return find::run(arguments, directory, LeafRange { first, end }, environment, streams);
     }
-    let reader = open(environment, &arguments.log, streams)?;
+    let reader = open(environment, directory, streams)?;
     if first >= end {
-        return Err(Failure::new(
-            Exit::NotFound,
-            anyhow!("{first}..{end} is an empty range; the end stands second and is not included"),
-        ));
+        return Err(empty_range(first, end));
     }
     print(&reader, first, end, arguments.form, streams)
+}
+
+fn empty_range(first: LeafIndex, end: LeafIndex) -> Failure {
+    let why = anyhow!("{first}..{end} is an empty range; the end stands second and is not included");
+    Failure::new(Exit::NotFound, why)
 }
 
 /// Prints the last records.
@@ -151,7 +166,11 @@ pub fn run_tail(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let mut reader = open(environment, &arguments.log, streams)?;
+    let directory = match arguments.target.place()? {
+        Place::Directory(directory) => directory,
+        Place::Cluster(reach) => return remote::run_tail(arguments, &reach, streams),
+    };
+    let mut reader = open(environment, directory, streams)?;
     let end = reader.size().next_leaf();
     let first = LeafIndex::new(end.get().saturating_sub(arguments.records));
     if first < end {
@@ -220,10 +239,16 @@ impl<'p, 's> Printer<'p, 's> {
         Ok(())
     }
 
-    /// Hands out the rest, and answers how many records there were.
-    fn finish(self) -> Result<u64, Failure> {
+    /// Hands out what is there.
+    fn hand_out(&mut self) -> Result<(), Failure> {
         self.streams.bytes(&self.lines)?;
-        self.streams.flush()?;
+        self.lines.clear();
+        self.streams.flush()
+    }
+
+    /// Hands out the rest, and answers how many records there were.
+    fn finish(mut self) -> Result<u64, Failure> {
+        self.hand_out()?;
         Ok(self.printed)
     }
 }

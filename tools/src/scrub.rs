@@ -23,18 +23,23 @@ const STEP_BYTES: u64 = 4 << 20;
 /// The arguments of `stele scrub`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Reads frames, payloads and tile sidecars from the disk, past the page cache where the file system can, and compares
-them with checksums, leaves, chains, seal records, payload commitments and the tree heads that this node signed last.
+Reads frames, payloads, tile sidecars, hash tables, hard-state and signing-state from the disk, past the page cache
+where the file system can, and compares them with checksums, leaves, chains, seal records, payload commitments and the
+tree heads that this node signed last. A file that cannot be read is a finding, too.
 Each finding is a line on standard error with file, byte and record; then the exit code is 3. Takes no lock and writes
 nothing: a log can be scrubbed while it is written, and is then read as far as it is known to be durable.
 
 A scrub holds a log against itself. Who edits a sealed segment and sets right its checksums is found; who makes the whole
 log anew with its keys is found only by a checkpoint from elsewhere: `stele verify log DIR --checkpoint FILE`. That looks
-at signatures, keys and hard-state, too.
+at signatures, keys and the policy, too. Neither looks at the index.
+
+A scrub with --rate may take days. Each line `stele: --from SEGMENT` on standard error, one a segment that was read, tells
+where to go on should it be interrupted; without --rate there are none.
 
 Examples:
   stele scrub --log audit
-  stele scrub --log audit --rate 10MiB --json")]
+  stele scrub --log audit --rate 10MiB --json
+  stele scrub --log audit --rate 10MiB --from 17")]
 pub struct Arguments {
     /// The log's directory.
     #[arg(long, value_name = "DIR")]
@@ -42,7 +47,7 @@ pub struct Arguments {
     /// Read at most so many bytes a second, as in 500kB or 10MiB; by default as fast as the disk can.
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub rate: Option<NonZeroU64>,
-    /// Begin at this segment, if all before it are sealed.
+    /// Begin at this segment; at an unsealed one, the first of those is the beginning.
     #[arg(long, value_name = "SEGMENT", default_value_t = 0)]
     pub from: u64,
     /// Print one JSON object.
@@ -65,6 +70,7 @@ fn rate(text: &str) -> Result<NonZeroU64, String> {
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let from = Some(ScrubPosition { segment: SegmentNumber::new(arguments.from) });
     let mut scrubber = Scrubber::start(environment, &arguments.log, from)?;
+    let mut position = scrubber.position();
     let pace = arguments.rate.map(Pace::new);
     let bar = progress_bar()?;
     if !bar.is_hidden() {
@@ -89,10 +95,16 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
         findings.extend(step.findings);
         notes.extend(step.notes);
         let totals = scrubber.totals();
+        if scrubber.position() != position && step.outcome == Outcome::GoesOn {
+            position = scrubber.position();
+            if pace.is_some() {
+                bar.suspend(|| streams.tell(format_args!("stele: --from {}", position.segment)));
+            }
+        }
         bar.set_length(totals.of_bytes);
         bar.set_position(totals.bytes.min(totals.of_bytes));
         if step.outcome == Outcome::Done {
-            break Ok(totals);
+            break Ok(());
         }
         if let Some(pace) = pace {
             let took = environment.clock.now().get().saturating_sub(before.get());
@@ -100,12 +112,24 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
         }
     };
     bar.finish_and_clear();
-    let totals = scrubbed.with_context(|| format!("cannot scrub {}", arguments.log.display()))?;
+    let totals = scrubber.totals();
+    let mut told = object(totals, read, &findings, &notes);
+    if let Err(error) = scrubbed {
+        told["ok"] = json!(false);
+        told["error"] = json!(error.to_string());
+        told["from"] = json!(scrubber.position().segment.get());
+        if arguments.json {
+            streams.line(told)?;
+        }
+        return Err(error.into());
+    }
     if arguments.json {
-        streams.line(object(totals, read, &findings, &notes))?;
+        streams.line(told)?;
     }
     if !findings.is_empty() {
-        let what = format!("{} has rotted: {}", arguments.log.display(), count(findings.len(), "finding"));
+        let (log, found) = (arguments.log.display(), count(findings.len(), "finding"));
+        let what =
+            format!("{log} has rotted: {found}; `stele repair --log {log} --from COPY` mends it from a good copy");
         return Err(Failure::new(Exit::Unverified, anyhow!(what)));
     }
     if arguments.json {

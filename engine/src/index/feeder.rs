@@ -69,6 +69,9 @@ pub enum Unavailable {
     /// Too many questions wait, or the answer takes too long.
     #[error("the index is busy")]
     Busy,
+    /// It failed to answer this, and goes on.
+    #[error("the index could not answer: {0}")]
+    Failed(String),
     /// It failed, and grows no further.
     #[error("the index has stopped: {0}")]
     Stopped(String),
@@ -124,7 +127,7 @@ impl Feeder {
         let feeder = Self { shared, asked: Some(asked), thread: Some(thread) };
         match told.recv() {
             Ok(result) => result.map(|()| feeder),
-            Err(_it_died) => Err(StoreFault("the indexing thread has died".to_owned()).into()),
+            Err(_it_died) => Err(StoreFault::Unusable("the indexing thread has died".to_owned()).into()),
         }
     }
 
@@ -242,7 +245,7 @@ impl Feeding {
         };
         let identity = Identity { stream: &stream, writer: &writer, seq };
         let found = match index {
-            Some(index) => index.find_identity(&identity).map_err(|error| Unavailable::Stopped(error.to_string())),
+            Some(index) => index.find_identity(&identity).map_err(|error| Unavailable::Failed(error.to_string())),
             None => Err(Unavailable::Busy),
         };
         // Whoever asked may have stopped waiting.

@@ -22,7 +22,7 @@
 //!
 //! In memory a table is its fences, 12 bytes for 341 rows: a look-up reads one page.
 
-use std::path::Path;
+use std::io;
 
 use stele_proof::LeafIndex;
 use stele_proof::record::{Record, SelfHash};
@@ -35,6 +35,8 @@ use crate::number::SegmentNumber;
 use crate::replay::each_record;
 use crate::segment::{FORMAT_VERSION, LeafRange, SegmentFile};
 use crate::walk::walk_segment;
+
+use super::remove;
 
 /// Bytes before the fences.
 pub const HEADER_BYTES: usize = 104;
@@ -61,12 +63,24 @@ pub enum TableFault {
     /// Not what was written.
     #[error("the hash table is damaged")]
     Damaged,
+    /// Something in its place, or in that of the tile sidecar beside it, that cannot be opened or read.
+    #[error("the hash table cannot be read ({0})")]
+    Unreadable(io::ErrorKind),
     /// A good file of a format this version does not know.
     #[error("the hash table has format version {0}, which is unknown to this version")]
     UnknownVersion(u16),
     /// A good file of something else than the segment as it is.
     #[error("the hash table is that of another segment")]
     Other,
+}
+
+impl From<DiskError> for TableFault {
+    fn from(error: DiskError) -> Self {
+        match error.source.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            kind => Self::Unreadable(kind),
+        }
+    }
 }
 
 /// What is looked for: a `self_hash`, a payload hash or a `content_id`, in its text form.
@@ -169,15 +183,9 @@ impl Table {
     /// Opens the table of a segment and checks all of it but its rows.
     ///
     /// # Errors
-    /// [`DiskError`] of a failed call; the inner [`TableFault`] where there is no table to be used.
-    pub fn open(
-        disk: &dyn Disk,
-        directory: &LogDirectory,
-        segment: SegmentNumber,
-    ) -> Result<Result<Self, TableFault>, DiskError> {
-        let Some(tiles) = open_if_there(disk, &directory.segment_file(SegmentFile::Tiles(segment)))? else {
-            return Ok(Err(TableFault::Missing));
-        };
+    /// [`TableFault`] where there is no table to be used.
+    pub fn open(disk: &dyn Disk, directory: &LogDirectory, segment: SegmentNumber) -> Result<Self, TableFault> {
+        let tiles = disk.open(&directory.segment_file(SegmentFile::Tiles(segment)), Access::Read)?;
         let tiles = read_up_to(tiles.as_ref(), 0, CHECKED_FROM)?;
         Self::open_beside(disk, directory, segment, &tiles)
     }
@@ -191,19 +199,18 @@ impl Table {
         directory: &LogDirectory,
         segment: SegmentNumber,
         tiles: &[u8],
-    ) -> Result<Result<Self, TableFault>, DiskError> {
-        let Some(file) = open_if_there(disk, &directory.segment_file(SegmentFile::Hashes(segment)))? else {
-            return Ok(Err(TableFault::Missing));
-        };
+    ) -> Result<Self, TableFault> {
+        let file = disk.open(&directory.segment_file(SegmentFile::Hashes(segment)), Access::Read)?;
         let head = read_up_to(file.as_ref(), 0, HEADER_BYTES)?;
-        let Some(head) = head.first_chunk::<HEADER_BYTES>() else { return Ok(Err(TableFault::Damaged)) };
+        let head = head.first_chunk::<HEADER_BYTES>().ok_or(TableFault::Damaged)?;
         let rows = read_u32(head, 44) as usize;
         if head[..8] != MAGIC || rows > MAX_ROWS {
-            return Ok(Err(TableFault::Damaged));
+            return Err(TableFault::Damaged);
         }
         let fences = read_up_to(file.as_ref(), HEADER_BYTES as u64, rows.div_ceil(PAGE_ROWS) * ROW_BYTES)?;
         let len = file.status()?.len;
-        Ok(Self::decode(head, &fences, segment, tiles, len).map(|(leaves, fences)| Self { file, leaves, fences, rows }))
+        let (leaves, fences) = Self::decode(head, &fences, segment, tiles, len)?;
+        Ok(Self { file, leaves, fences, rows })
     }
 
     fn decode(
@@ -250,8 +257,8 @@ impl Table {
     /// The records that may have this hash, ascending; no other has it.
     ///
     /// # Errors
-    /// [`DiskError`] of a failed read; the inner [`TableFault`] where a page is damaged.
-    pub fn look_up(&self, wanted: &WantedHash) -> Result<Result<Vec<LeafIndex>, TableFault>, DiskError> {
+    /// [`TableFault`] where a page is damaged or cannot be read.
+    pub fn look_up(&self, wanted: &WantedHash) -> Result<Vec<LeafIndex>, TableFault> {
         let mut leaves = Vec::new();
         // Rows of one key may begin in the page before the first one that begins with it.
         let first = self.fences.partition_point(|(key, _)| *key < wanted.key).saturating_sub(1);
@@ -259,28 +266,23 @@ impl Table {
             if self.fences[page].0 > wanted.key {
                 break;
             }
-            let Some(rows) = self.page(page)? else { return Ok(Err(TableFault::Damaged)) };
+            let rows = self.page(page)?;
             let rows = rows.as_chunks::<ROW_BYTES>().0.iter().filter(|row| read_u64(*row, 0) == wanted.key);
             leaves.extend(rows.map(|row| LeafIndex::new(self.leaves.first.get() + u64::from(read_u32(row, 8)))));
         }
-        Ok(Ok(leaves))
+        Ok(leaves)
     }
 
     /// Whether every row is what was written.
     ///
     /// # Errors
-    /// [`DiskError`] of a failed read.
-    pub fn check(&self) -> Result<Result<(), TableFault>, DiskError> {
-        for page in 0..self.fences.len() {
-            if self.page(page)?.is_none() {
-                return Ok(Err(TableFault::Damaged));
-            }
-        }
-        Ok(Ok(()))
+    /// [`TableFault`] where one is not, or cannot be read.
+    pub fn check(&self) -> Result<(), TableFault> {
+        (0..self.fences.len()).try_for_each(|page| self.page(page).map(drop))
     }
 
-    /// The rows of a page; `None` where they are not what was written.
-    fn page(&self, page: usize) -> Result<Option<Vec<u8>>, DiskError> {
+    /// The rows of a page.
+    fn page(&self, page: usize) -> Result<Vec<u8>, TableFault> {
         let rows = PAGE_ROWS.min(self.rows - page * PAGE_ROWS);
         let at = HEADER_BYTES + self.fences.len() * ROW_BYTES + page * PAGE_ROWS * ROW_BYTES;
         let bytes = read_up_to(self.file.as_ref(), at as u64, rows * ROW_BYTES)?;
@@ -290,15 +292,7 @@ impl Table {
             && pairs.clone().next().is_some_and(|(key, _)| key == self.fences[page].0)
             && pairs.clone().is_sorted_by(|one, next| one < next)
             && pairs.clone().all(|(_, leaf)| u64::from(leaf) < self.leaves.len());
-        Ok(good.then_some(bytes))
-    }
-}
-
-fn open_if_there(disk: &dyn Disk, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
-    match disk.open(path, Access::Read) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        if good { Ok(bytes) } else { Err(TableFault::Damaged) }
     }
 }
 
@@ -323,7 +317,7 @@ pub(crate) fn compute(
 }
 
 /// Puts a table in place that was computed beside whoever seals: the same bytes, under a temporary name of
-/// its own, so that neither takes the other's file away.
+/// its own, so that neither takes the other's file away. A link or a directory that stands in its place goes.
 pub(crate) fn put(
     disk: &dyn Disk,
     directory: &LogDirectory,
@@ -333,13 +327,16 @@ pub(crate) fn put(
     let path = directory.segment_file(SegmentFile::Hashes(segment));
     let temporary = path.with_extension(format!("hashes.again{}", crate::disk::TEMPORARY));
     match disk.remove(&temporary) {
-        Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = disk.open(&temporary, Access::Create)?;
     file.write_at(bytes, 0)?;
     file.set_mode(Mode::Sealed)?;
     file.sync()?;
+    if std::fs::symlink_metadata(&path).is_ok_and(|status| status.is_dir()) {
+        remove(&path)?;
+    }
     disk.rename(&temporary, &path)?;
     disk.sync_directory(&directory.segments())
 }
@@ -385,12 +382,12 @@ mod tests {
         let golden = [&b"STELHASH"[..], blake3::hash(&golden).as_bytes(), &golden, &rows].concat();
         assert_eq!(bytes, golden);
         let (_place, directory) = in_directory(&golden, &tiles);
-        let table = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().unwrap();
+        let table = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap();
         assert_eq!((table.leaves(), table.rows, table.fences.len()), (leaves(2), 2, 1));
         let wanted = |key| WantedHash { text: String::new(), key };
-        assert_eq!(table.look_up(&wanted(3)).unwrap().unwrap(), [LeafIndex::new(5)]);
-        assert_eq!(table.look_up(&wanted(0x0807_0605_0403_0201)).unwrap().unwrap(), [LeafIndex::new(6)]);
-        assert_eq!(table.look_up(&wanted(4)).unwrap().unwrap(), []);
+        assert_eq!(table.look_up(&wanted(3)).unwrap(), [LeafIndex::new(5)]);
+        assert_eq!(table.look_up(&wanted(0x0807_0605_0403_0201)).unwrap(), [LeafIndex::new(6)]);
+        assert_eq!(table.look_up(&wanted(4)).unwrap(), []);
     }
 
     #[test]
@@ -399,13 +396,13 @@ mod tests {
         for rows in [0, 1, 341, 342, 1000] {
             let (_place, directory) =
                 in_directory(&builder(rows).finish(SegmentNumber::new(7), leaves(rows), &tiles), &tiles);
-            let table = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().unwrap();
-            table.check().unwrap().unwrap();
+            let table = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap();
+            table.check().unwrap();
             for group in 0..rows.div_ceil(3) + 1 {
                 let wanted = WantedHash { text: String::new(), key: group * 0x0123_4567 };
                 let expected: Vec<_> =
                     (group * 3..rows.min(group * 3 + 3)).map(|row| LeafIndex::new(5 + row)).collect();
-                assert_eq!(table.look_up(&wanted).unwrap().unwrap(), expected, "{rows} rows, group {group}");
+                assert_eq!(table.look_up(&wanted).unwrap(), expected, "{rows} rows, group {group}");
             }
         }
     }
@@ -420,12 +417,11 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let at = bit / 8;
             file.write_at(&[bytes[at] ^ (1 << (bit % 8))], at as u64).unwrap();
-            let found = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap();
-            let found = found.and_then(|table| table.check().unwrap());
+            let found = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).and_then(|table| table.check());
             assert!(found.is_err(), "bit {bit}");
             file.write_at(&bytes[at..=at], at as u64).unwrap();
         }
-        Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().unwrap().check().unwrap().unwrap();
+        Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().check().unwrap();
     }
 
     #[test]
@@ -433,7 +429,7 @@ mod tests {
         let tiles = [9; 40];
         let other = |segment, tiles: &[u8]| {
             let (_place, directory) = in_directory(&builder(4).finish(segment, leaves(4), tiles), &[9; 40]);
-            Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().err()
+            Table::open(&RealDisk, &directory, SegmentNumber::new(7)).err()
         };
         assert_eq!(other(SegmentNumber::new(7), &tiles), None);
         assert_eq!(other(SegmentNumber::new(6), &tiles), Some(TableFault::Other));
@@ -443,7 +439,7 @@ mod tests {
         let checksum = *blake3::hash(&newer[40..]).as_bytes();
         newer[8..40].copy_from_slice(&checksum);
         let (_place, directory) = in_directory(&newer, &tiles);
-        let found = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).unwrap().err();
+        let found = Table::open(&RealDisk, &directory, SegmentNumber::new(7)).err();
         assert_eq!(found, Some(TableFault::UnknownVersion(2)));
     }
 }

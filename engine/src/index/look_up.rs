@@ -46,17 +46,18 @@ pub enum Known {
 impl Sheets {
     fn head(&self, number: u64) -> Result<Head, StoreFault> {
         let key = head_key(number);
-        let row = self.store.get(&key)?.ok_or_else(|| StoreFault(format!("sheet {number} is missing")))?;
-        Head::decode(&row, &self.mark.log, &key).ok_or_else(|| StoreFault(format!("sheet {number} is damaged")))
+        let row = self.store.get(&key)?.ok_or_else(|| StoreFault::Unusable(format!("sheet {number} is missing")))?;
+        Head::decode(&row, &self.mark.log, &key)
+            .ok_or_else(|| StoreFault::Unusable(format!("sheet {number} is damaged")))
     }
 
     fn page(&self, number: u64, page: u32, head: &Head) -> Result<Page, StoreFault> {
         let key = page_key(number, page);
-        let missing = || StoreFault(format!("page {page} of sheet {number} is missing"));
+        let missing = || StoreFault::Unusable(format!("page {page} of sheet {number} is missing"));
         let row = self.store.get(&key)?.ok_or_else(missing)?;
         Page::decode(&row, &self.mark.log, &key)
             .filter(|found| found.first() == head.fence(page))
-            .ok_or_else(|| StoreFault(format!("page {page} of sheet {number} is damaged")))
+            .ok_or_else(|| StoreFault::Unusable(format!("page {page} of sheet {number} is damaged")))
     }
 
     fn list(&self, number: u64, head: &Head, key: ListKey) -> Result<Option<List>, StoreFault> {
@@ -67,7 +68,7 @@ impl Sheets {
     /// Reads all of a sheet.
     pub(super) fn check(&self, number: u64) -> Result<(), StoreFault> {
         let head = self.head(number)?;
-        (0..head.pages()).try_for_each(|page| self.page(number, page, &head).map(drop))
+        head.pages().try_for_each(|page| self.page(number, page, &head).map(drop))
     }
 
     /// The leaves of a sheet that may be what a query asks for, ascending.

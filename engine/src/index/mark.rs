@@ -23,7 +23,7 @@ use crate::frame::{read_u32, read_u64};
 use crate::reader::LogReader;
 use crate::reserved::LogId;
 
-use super::SHEET_LEAVES;
+use super::{SHEET_LEAVES, StoreFault, is_there};
 
 /// The version of the index and its rows.
 const INDEX_VERSION: u32 = 2;
@@ -53,7 +53,7 @@ pub(super) enum Seen {
     /// A good mark.
     Mark(Mark),
     /// Something else: what is wrong with it.
-    Bad(String),
+    Bad(StoreFault),
 }
 
 impl Mark {
@@ -105,10 +105,13 @@ impl Mark {
     /// Looks at what there is; only reads.
     pub(super) fn look(disk: &dyn Disk, directory: &LogDirectory) -> Seen {
         match read_small(disk, &directory.index_mark(), MOST_BYTES) {
-            Ok(Some(file)) => Self::decode(&file).map_or_else(Seen::Bad, Seen::Mark),
-            Ok(None) if !directory.index_mark().exists() => Seen::Nothing,
-            Ok(None) => Seen::Bad("the mark of the index is damaged".to_owned()),
-            Err(error) => Seen::Bad(error.to_string()),
+            Ok(Some(file)) => match Self::decode(&file) {
+                Ok(mark) => Seen::Mark(mark),
+                Err(why) => Seen::Bad(StoreFault::Unusable(why)),
+            },
+            Ok(None) if !is_there(&directory.index_mark()) => Seen::Nothing,
+            Ok(None) => Seen::Bad(StoreFault::Unusable("the mark of the index is damaged".to_owned())),
+            Err(error) => Seen::Bad(error.into()),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::segment::LeafRange;
 
 use super::hashes::{Table, WantedHash};
 use super::sheet::{ListKey, Span};
+use super::{Answered, StoreFault};
 
 /// What records must be like; all of it together.
 #[derive(Clone, Default, Debug)]
@@ -155,6 +156,63 @@ impl Query {
     }
 }
 
+/// Where the log may hold what a query asks for, as far as the index got. The index is needed no more.
+#[derive(Clone, Debug)]
+pub struct Places {
+    query: Query,
+    /// Ascending; none touches the next.
+    ranges: Vec<LeafRange>,
+    /// What lies from here on was not looked up.
+    next: LeafIndex,
+    /// Why not, where it has sheets.
+    without: Option<String>,
+}
+
+impl Places {
+    pub(super) fn begin(query: &Query) -> Self {
+        Self { query: query.clone(), ranges: Vec::new(), next: LeafIndex::new(0), without: None }
+    }
+
+    /// Adds those of the next sheet, which ends before a leaf.
+    pub(super) fn add(&mut self, ranges: Vec<LeafRange>, next: LeafIndex) {
+        for range in ranges {
+            match self.ranges.last_mut() {
+                Some(last) if last.end == range.first => last.end = range.end,
+                _ => self.ranges.push(range),
+            }
+        }
+        self.next = next;
+    }
+
+    pub(super) fn without(self, fault: &StoreFault) -> Self {
+        Self { without: Some(fault.to_string()), ..self }
+    }
+
+    /// Hands out what the query asks for, in the order of the log. Where the index failed, the rest is read.
+    ///
+    /// # Errors
+    /// As [`scan`].
+    pub fn read<E: From<LogError>>(
+        &self,
+        reader: &LogReader,
+        unindexed: Unindexed,
+        each: &mut dyn FnMut(ReadRecord) -> Result<(), E>,
+    ) -> Result<Answered, E> {
+        if self.query.filter.has_hash() {
+            return scan(reader, &self.query, each).map(|()| Answered::default());
+        }
+        for range in &self.ranges {
+            self.query.read(reader, *range, each)?;
+        }
+        if self.without.is_some() {
+            self.query.read_rest(reader, self.next, each)?;
+            return Ok(Answered { without: self.without.clone(), not_looked_at: None });
+        }
+        let not_looked_at = self.query.read_unindexed(reader, self.next, unindexed, each)?;
+        Ok(Answered { not_looked_at, without: None })
+    }
+}
+
 /// Answers a query without the index: where a hash is asked for by the tables beside the sealed segments,
 /// else by reading everything.
 ///
@@ -180,12 +238,8 @@ fn by_hash<E: From<LogError>>(
 ) -> Result<(), E> {
     let mut next = LeafIndex::new(0);
     for segment in (0..reader.inventory().sealed.get()).map(SegmentNumber::new) {
-        let table = Table::open(reader.disk(), reader.directory(), segment).map_err(LogError::from)?;
-        let found = match table {
-            Ok(table) => table.look_up(hash).map_err(LogError::from)?.map(|found| (table.leaves(), found)),
-            Err(fault) => Err(fault),
-        };
-        match found {
+        let table = Table::open(reader.disk(), reader.directory(), segment);
+        match table.and_then(|table| Ok((table.leaves(), table.look_up(hash)?))) {
             Ok((leaves, found)) => {
                 for first in found {
                     let end = LeafIndex::new(first.get() + 1);
@@ -193,8 +247,8 @@ fn by_hash<E: From<LogError>>(
                 }
                 next = leaves.end;
             }
-            // Without a table the segment is read.
-            Err(_missing_or_damaged) => {
+            // Without a table the segment is read, whatever the fault: the table is only derived.
+            Err(_fault) => {
                 let leaves = reader.segment(segment)?.leaves();
                 query.read(reader, leaves, each)?;
                 next = leaves.end;

@@ -103,7 +103,8 @@ pub(super) struct Sheet {
     number: u64,
     spans: Vec<Span>,
     lists: BTreeMap<ListKey, List>,
-    next: LeafIndex,
+    /// How many leaves it has.
+    taken: u16,
 }
 
 /// The times of some leaves.
@@ -118,12 +119,12 @@ pub struct Span {
 impl Sheet {
     /// An empty sheet.
     pub(super) const fn new(number: u64) -> Self {
-        Self { number, spans: Vec::new(), lists: BTreeMap::new(), next: first_leaf(number) }
+        Self { number, spans: Vec::new(), lists: BTreeMap::new(), taken: 0 }
     }
 
     /// The leaf that it takes next.
-    pub(super) const fn next(&self) -> LeafIndex {
-        self.next
+    pub(super) fn next(&self) -> LeafIndex {
+        LeafIndex::new(first_leaf(self.number).get() + u64::from(self.taken))
     }
 
     /// Its number.
@@ -133,20 +134,18 @@ impl Sheet {
 
     /// Whether it has all its leaves.
     pub(super) fn is_full(&self) -> bool {
-        self.next >= first_leaf(self.number + 1)
+        u64::from(self.taken) >= SHEET_LEAVES
     }
 
     /// Takes the record of the next leaf.
     pub(super) fn record(&mut self, record: &Record<'_>) {
         assert!(!self.is_full(), "sheet {} has all its leaves", self.number);
-        let at = self.next.get() - first_leaf(self.number).get();
-        let ts = record.ts_ms();
-        if at.is_multiple_of(SPAN_LEAVES) {
+        let (at, ts) = (self.taken, record.ts_ms());
+        if u64::from(at).is_multiple_of(SPAN_LEAVES) {
             self.spans.push(Span { earliest: ts, latest: ts });
         } else if let Some(span) = self.spans.last_mut() {
             (span.earliest, span.latest) = (span.earliest.min(ts), span.latest.max(ts));
         }
-        let at = u16::try_from(at).unwrap_or(u16::MAX);
         let (stream, writer, seq) = (record.stream().escaped(), record.writer_id().escaped(), record.seq());
         for key in [ListKey::stream(stream), ListKey::writer(writer), ListKey::chain([stream, writer])] {
             let list = self.lists.entry(key).or_insert_with(|| List { seqs: (seq, seq), leaves: Vec::new() });
@@ -156,7 +155,7 @@ impl Sheet {
                 list.leaves.push(at);
             }
         }
-        self.next = LeafIndex::new(self.next.get() + 1);
+        self.taken += 1;
     }
 
     /// The rows of a sheet that has all its leaves.
@@ -165,8 +164,8 @@ impl Sheet {
         let mut head = Head { spans: self.spans, fences: Vec::new() };
         let mut rows = Vec::new();
         let mut lists = self.lists.into_iter().peekable();
+        let mut number = 0;
         while let Some((first, _)) = lists.peek() {
-            let number = u32::try_from(head.fences.len()).unwrap_or(u32::MAX);
             head.fences.push(*first);
             let mut page = Page { lists: Vec::new() };
             let mut bytes = 0;
@@ -179,6 +178,7 @@ impl Sheet {
             let key = page_key(self.number, number);
             let row = page.encode(log, &key);
             rows.push((key, row));
+            number += 1;
         }
         let key = head_key(self.number);
         let row = head.encode(log, &key);
@@ -235,9 +235,9 @@ impl Head {
         good.then_some(Self { spans, fences })
     }
 
-    /// How many pages there are.
-    pub fn pages(&self) -> u32 {
-        u32::try_from(self.fences.len()).unwrap_or(u32::MAX)
+    /// The numbers of its pages.
+    pub fn pages(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.fences).map(|(page, _)| page)
     }
 
     /// The page that has the list of this key, if there is one.

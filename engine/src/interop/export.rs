@@ -118,6 +118,12 @@ impl Export<'_> {
         {
             return Ok(());
         }
+        let before = self.open.as_ref().map(|open| open.last);
+        let before = before.or_else(|| self.manifest.segments.last().map(|segment| segment.range.last()));
+        if let Some(before) = before.filter(|before| before.checked_add(1) != Some(seq)) {
+            let what = format!("seq {seq} follows seq {before} in its chain; restore the log from a copy");
+            return Err(LogError::damaged("segments", 0, Some(read.index), what).into());
+        }
         let number = self.manifest.segments.len() as u64;
         let open = match self.open.take() {
             Some(open) => open,
@@ -131,10 +137,6 @@ impl Export<'_> {
             }
         };
         let open = self.open.insert(open);
-        if open.tree.leaves() > 0 && seq != open.last + 1 {
-            let what = format!("seq {seq} follows seq {} in its chain", open.last);
-            return Err(LogError::damaged("segments", 0, Some(read.index), what).into());
-        }
         let self_hash = record.self_hash();
         open.last = seq;
         open.tree.push(*self_hash.as_bytes());

@@ -237,11 +237,7 @@ fn append_rest(
             }
             let is_last = item.is_none();
             if is_last || waiting.len() == BATCH_RECORDS {
-                log.flush()?;
-                for (seq, receipt) in waiting.drain(..) {
-                    report.appended += 1;
-                    each(seq, Imported::Appended(receipt))?;
-                }
+                tell(&mut log, &mut waiting, report, each)?;
             }
             if is_last {
                 return Ok(());
@@ -249,7 +245,28 @@ fn append_rest(
         }
     };
     let appended = append();
-    let closed = log.close();
-    appended?;
-    Ok(closed?)
+    // What was pushed before a refusal becomes durable, too, and is told of.
+    let rest =
+        if matches!(appended, Err(InteropError::Log(_))) { Ok(()) } else { tell(&mut log, &mut waiting, report, each) };
+    let closed = log.close().map_err(InteropError::from);
+    match appended {
+        Err(error @ InteropError::Log(_)) => Err(error),
+        // A log that failed is told of before a refusal, which comes again.
+        appended => closed.and(rest).and(appended),
+    }
+}
+
+/// Makes what was pushed durable, and tells of it.
+fn tell(
+    log: &mut LocalLog,
+    waiting: &mut Vec<(u64, Receipt)>,
+    report: &mut ImportReport,
+    each: &mut dyn FnMut(u64, Imported) -> Result<(), InteropError>,
+) -> Result<(), InteropError> {
+    log.flush()?;
+    for (seq, receipt) in waiting.drain(..) {
+        report.appended += 1;
+        each(seq, Imported::Appended(receipt))?;
+    }
+    Ok(())
 }

@@ -110,11 +110,8 @@ struct Files {
 impl Files {
     fn look(disk: &dyn Disk, directory: &LogDirectory, clean: Option<CleanMark>) -> Result<Self, LogError> {
         let names = match disk.list(&directory.segments()) {
-            Ok(names) => names,
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
-                return Err(LogError::NoLog(directory.path().to_owned()));
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
         };
         let there: BTreeSet<SegmentNumber> = names
             .iter()

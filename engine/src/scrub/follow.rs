@@ -1,7 +1,5 @@
 //! What goes on from segment to segment: chains, and the tree heads that this node signed.
 
-use std::io;
-
 use stele_proof::checkpoint::Checkpoint;
 use stele_proof::note::Note;
 use stele_proof::record::{Record, SelfHash};
@@ -13,8 +11,9 @@ use crate::checkpointing::MAX_FILE_BYTES;
 use crate::directory::LogDirectory;
 use crate::disk::{Disk, read_small};
 use crate::error::{Damage, LogError};
-use crate::generation::GenerationError;
 use crate::signing_state::{SignedHead, read_signed_head};
+
+use super::beside::unreadable;
 
 const CHECKPOINT: &str = "checkpoint";
 const SIGNING_STATE: &str = "signing-state";
@@ -51,7 +50,14 @@ impl Follow {
         findings: &mut Vec<Damage>,
     ) -> Result<(), LogError> {
         let damage = |file: &str, what: String| Damage { file: file.to_owned(), offset: 0, leaf: None, what };
-        if let Some(bytes) = read_small(disk, &directory.checkpoint(), MAX_FILE_BYTES)? {
+        let stored = match read_small(disk, &directory.checkpoint(), MAX_FILE_BYTES) {
+            Ok(stored) => stored,
+            Err(error) => {
+                findings.push(unreadable(directory, error, None)?);
+                None
+            }
+        };
+        if let Some(bytes) = stored {
             let note = Note::parse(&bytes).ok();
             match note.and_then(|note| Checkpoint::parse(note.text()).ok()) {
                 Some(Checkpoint { size, root, .. }) => {
@@ -63,11 +69,9 @@ impl Follow {
                 }
             }
         }
-        match read_signed_head(disk, &directory.signing_state()) {
-            Ok(head) => self.claims.push(Claim { file: SIGNING_STATE, head }),
-            Err(GenerationError::Disk(error)) if error.source.kind() == io::ErrorKind::NotFound => {}
-            Err(error @ GenerationError::Damaged(_)) => findings.push(damage(SIGNING_STATE, error.to_string())),
-            Err(error) => return Err(error.into()),
+        // What is wrong with the file itself is told with its copies.
+        if let Ok(head) = read_signed_head(disk, &directory.signing_state()) {
+            self.claims.push(Claim { file: SIGNING_STATE, head });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! One segment, frame by frame.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use stele_proof::LeafIndex;
@@ -21,6 +21,7 @@ use crate::seal::describe_as;
 use crate::segment::{FRAMES_START, LeafRange, PayloadPart, PayloadPlace, RING_START, SegmentFile};
 use crate::tiles::{Tiles, TilesBuilder, TilesFault};
 
+use super::beside::{TableState, check_table, unreadable};
 use super::follow::Follow;
 
 /// Whether a segment is sealed.
@@ -50,6 +51,8 @@ pub(super) struct SegmentWork {
     whole: Option<Whole>,
     payloads: BTreeMap<PayloadPart, u64>,
     payload_file: Option<(PayloadPart, Box<dyn DiskFile>)>,
+    /// Payload files that were told of: one finding is enough.
+    told_parts: BTreeSet<PayloadPart>,
     file_bytes: u64,
 }
 
@@ -70,6 +73,8 @@ pub(super) struct Told {
 pub(super) struct FrameFound {
     pub(super) damage: Vec<Damage>,
     pub(super) sealed: Vec<(LeafIndex, SegmentSealed)>,
+    /// Whether a seal record in it could not be read.
+    pub(super) lost_seal: bool,
 }
 
 /// What a segment turned out to be.
@@ -77,6 +82,8 @@ pub(super) struct Ended {
     pub(super) damage: Vec<Damage>,
     /// What its seal record must say, but for the state file.
     pub(super) body: Option<Box<SegmentSealed>>,
+    /// Of a sealed segment, whether its hash table is there.
+    pub(super) table: Option<TableState>,
 }
 
 impl SegmentWork {
@@ -101,6 +108,7 @@ impl SegmentWork {
             first_index,
             payloads: BTreeMap::new(),
             payload_file: None,
+            told_parts: BTreeSet::new(),
             file_bytes: FRAMES_START.get(),
         }
     }
@@ -142,14 +150,22 @@ impl SegmentWork {
 
     fn read_sidecar(&mut self, disk: &dyn Disk, directory: &LogDirectory) -> Result<Told, LogError> {
         let name = SegmentFile::Tiles(self.tail.segment);
-        let file = match disk.open(&directory.segment_file(name), Access::Read) {
+        let read = match disk.open(&directory.segment_file(name), Access::Read) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
                 return Ok(Told { is_missing: true, damage: None });
             }
-            opened => opened?,
+            opened => opened.and_then(|file| {
+                let len = usize::try_from(file.status()?.len).unwrap_or(usize::MAX).min(MAX_TILES_BYTES);
+                read_up_to(file.as_ref(), 0, len)
+            }),
         };
-        let len = usize::try_from(file.status()?.len).unwrap_or(usize::MAX).min(MAX_TILES_BYTES);
-        let decoded = Tiles::decode(read_up_to(file.as_ref(), 0, len)?, self.tail.segment);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return Ok(Told { is_missing: false, damage: Some(unreadable(directory, error, None)?) });
+            }
+        };
+        let decoded = Tiles::decode(bytes, self.tail.segment);
         let begins_here =
             |tiles: &Tiles| (tiles.leaves().first, tiles.first_index()) == (self.first_leaf, self.first_index);
         let fault = match decoded {
@@ -184,8 +200,8 @@ impl SegmentWork {
             whole.hasher.update(&vec![0; usize::try_from(padding).unwrap_or(0)]);
         }
         let payload = match header.payload {
-            Some(place) => match self.payload(disk, directory, placed, place) {
-                Ok(bytes) => Some(bytes),
+            Some(place) => match self.payload(disk, directory, placed, place, &mut found) {
+                Ok(bytes) => bytes,
                 Err(LogError::Damaged(damage)) => {
                     found.damage.push(damage);
                     None
@@ -246,7 +262,13 @@ impl SegmentWork {
             if let Some(what) = follow.record(leaf, &record, self_hash) {
                 found.damage.push(damaged(Some(leaf), what));
             }
-            let Some(payload) = payload else { continue };
+            let is_seal = record.stream().escaped() == SEGMENTS_STREAM
+                && record.kind() == SEGMENT_SEALED_KIND
+                && record.writer_id().escaped() == WRITER;
+            let Some(payload) = payload else {
+                found.lost_seal |= is_seal;
+                continue;
+            };
             let (at, len) = (stored.slot.0 as usize, stored.slot.1 as usize);
             let slot = payload.get(at..at + len).unwrap_or_default();
             if let Err(what) = check_payload(&record, slot, len) {
@@ -259,53 +281,79 @@ impl SegmentWork {
                     None => (file.clone(), placed.offset.get()),
                 };
                 found.damage.push(Damage { file, offset, leaf: Some(leaf), what: what.to_owned() });
+                found.lost_seal |= is_seal;
                 continue;
             }
-            let is_seal = record.stream().escaped() == SEGMENTS_STREAM
-                && record.kind() == SEGMENT_SEALED_KIND
-                && record.writer_id().escaped() == WRITER;
             if let Some(body) = slot.get(stele_proof::record::Salt::LEN..).filter(|_| is_seal) {
                 match SegmentSealed::decode(body) {
                     Ok(sealed) => found.sealed.push((leaf, sealed)),
-                    Err(error) => found.damage.push(damaged(Some(leaf), format!("the seal record: {error}"))),
+                    Err(error) => {
+                        found.damage.push(damaged(Some(leaf), format!("the seal record: {error}")));
+                        found.lost_seal = true;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// The payload slots of a frame; the padding behind them must be zero.
+    /// Opens the payload file and looks at its header; what is wrong with them is told once.
+    fn open_payloads(
+        &mut self,
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        part: PayloadPart,
+        found: &mut FrameFound,
+    ) -> Result<(), LogError> {
+        if self.payload_file.as_ref().is_some_and(|(open, _)| *open == part) {
+            return Ok(());
+        }
+        self.payload_file = None;
+        let name = SegmentFile::Payloads(self.segment, part);
+        let leaf = Some(self.tail.leaves.next_leaf());
+        let header = disk.open(&directory.segment_file(name), Access::Read).map_err(LogError::from);
+        let header = header.and_then(|file| {
+            let header = read_file_header(file.as_ref(), name);
+            Ok((file, header?))
+        });
+        let damage = match header {
+            Ok((file, header)) if (header.alignment, header.height) == (self.tail.alignment, self.tail.height) => {
+                self.payload_file = Some((part, file));
+                return Ok(());
+            }
+            Ok(_) => {
+                let what = "the file header is that of another log; restore the file from a copy".to_owned();
+                Damage { file: relative(name), offset: 0, leaf, what }
+            }
+            Err(LogError::Damaged(damage)) => Damage { leaf, ..damage },
+            Err(LogError::Disk(error)) => unreadable(directory, error, leaf)?,
+            Err(error) => return Err(error),
+        };
+        if self.told_parts.insert(part) {
+            found.damage.push(damage);
+        }
+        Ok(())
+    }
+
+    /// The payload slots of a frame; the padding behind them must be zero. `None` where the file as a whole is told of.
     fn payload(
         &mut self,
         disk: &dyn Disk,
         directory: &LogDirectory,
         placed: &Placed,
         place: PayloadPlace,
-    ) -> Result<Vec<u8>, LogError> {
+        found: &mut FrameFound,
+    ) -> Result<Option<Vec<u8>>, LogError> {
         let name = SegmentFile::Payloads(placed.segment, place.part);
         let leaf = Some(placed.header.first_leaf);
         self.payloads.insert(place.part, self.tail.alignment.round_up(place.end()));
-        if self.payload_file.as_ref().is_none_or(|(part, _)| *part != place.part) {
-            let file =
-                disk.open(&directory.segment_file(name), Access::Read).map_err(|error| match error.source.kind() {
-                    io::ErrorKind::NotFound => {
-                        LogError::damaged(relative(name), 0, leaf, "the payload file is missing")
-                    }
-                    _ => error.into(),
-                })?;
-            let header = read_file_header(file.as_ref(), name)?;
-            if (header.alignment, header.height) != (self.tail.alignment, self.tail.height) {
-                let what = "the file header is that of another log; restore the file from a copy";
-                return Err(LogError::damaged(relative(name), 0, leaf, what));
-            }
-            self.payload_file = Some((place.part, file));
-        }
+        self.open_payloads(disk, directory, place.part, found)?;
         let padded = self.tail.alignment.round_up(place.end()) - u64::from(place.offset);
         let padded = usize::try_from(padded).unwrap_or(usize::MAX);
         let mut bytes = match &self.payload_file {
             Some((_, file)) => read_up_to(file.as_ref(), u64::from(place.offset), padded)
                 .map_err(|error| LogError::damaged(relative(name), u64::from(place.offset), leaf, error))?,
-            None => Vec::new(),
+            None => return Ok(None),
         };
         if bytes.len() < padded {
             let what = "the payload file ends too early";
@@ -317,7 +365,7 @@ impl SegmentWork {
             return Err(LogError::damaged(relative(name), place.end() + at as u64, leaf, what));
         }
         bytes.truncate(len);
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     /// Goes behind a frame whose header is good and whose body is not; answers whether it could.
@@ -358,14 +406,20 @@ impl SegmentWork {
         let mut damage = Vec::new();
         let before = self.segment;
         if self.standing == Standing::Sealed {
-            let parts = self.payloads.iter().map(|(part, len)| (SegmentFile::Payloads(before, *part), *len));
+            // What was told of as a whole is not measured.
+            let parts = self.payloads.iter().filter(|(part, _)| !self.told_parts.contains(part));
+            let parts = parts.map(|(part, len)| (SegmentFile::Payloads(before, *part), *len));
             for (name, len) in parts.chain([(SegmentFile::Frames(before), self.file_bytes)]) {
-                let what = match disk.open(&directory.segment_file(name), Access::Read) {
-                    Ok(file) if file.status()?.len == len => continue,
+                let status = disk.open(&directory.segment_file(name), Access::Read).and_then(|file| file.status());
+                let what = match status {
+                    Ok(status) if status.len == len => continue,
                     Ok(_) => "the file is not as long as its frames say; restore it from a copy",
                     // It was told of with the first payload in it.
                     Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        damage.push(unreadable(directory, error, None)?);
+                        continue;
+                    }
                 };
                 damage.push(Damage { file: relative(name), offset: len, leaf: None, what: what.to_owned() });
             }
@@ -380,7 +434,8 @@ impl SegmentWork {
             }
         }
         let Some((whole, tree)) = self.whole.as_ref().zip(self.tree.as_ref()) else {
-            return Ok(Ended { damage, body: None });
+            let table = self.check_table(disk, directory, self.sidecar.as_ref().map(Tiles::as_bytes), &mut damage);
+            return Ok(Ended { damage, body: None, table });
         };
         let leaves = LeafRange { first: self.first_leaf, end: self.tail.leaves.next_leaf() };
         let reading = SegmentReading {
@@ -405,7 +460,23 @@ impl SegmentWork {
                 "the file is not what the frames give; it is derived: `stele repair` computes it anew".to_owned();
             damage.push(Damage { file: relative(SegmentFile::Tiles(before)), offset: 0, leaf: None, what });
         }
+        // One that names an older sidecar, or one that was told of, is told with that.
+        let tiles = self.sidecar.as_ref().map(|_| &reading.tiles[..]);
+        let table = self.check_table(disk, directory, tiles, &mut damage);
         let body = describe_as(&reading, Digest::new(*whole.hasher.finalize().as_bytes()))?;
-        Ok(Ended { damage, body: Some(Box::new(body)) })
+        Ok(Ended { damage, body: Some(Box::new(body)), table })
+    }
+
+    fn check_table(
+        &self,
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        tiles: Option<&[u8]>,
+        damage: &mut Vec<Damage>,
+    ) -> Option<TableState> {
+        match self.standing {
+            Standing::Sealed => Some(check_table(disk, directory, self.segment, tiles, damage)),
+            Standing::Open => None,
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! Ranges follow each other without gap, and so do the checkpoints of one manifest and of the next, so who holds all
 //! manifests knows that no record is missing between them.
 
+use std::collections::VecDeque;
 use std::io;
 
 use stele_proof::UnixMillis;
@@ -69,9 +70,11 @@ impl Manifest {
     }
 }
 
-/// Where a host keeps what is exported. An error leaves the exporter where it was: the same call is made again.
+/// Where a host keeps what is exported. What could not be kept stays with the exporter, which hands it over again with
+/// the next [`Exporter::push`] or [`Exporter::finish`].
 pub trait ExportSink: Send + Sync {
-    /// Keeps a manifest.
+    /// Keeps a manifest. After an error the next [`Exporter::finish`] makes it anew: with its own time, and with the
+    /// checkpoints that were made meanwhile behind the same ones.
     ///
     /// # Errors
     /// What went wrong.
@@ -127,7 +130,17 @@ pub struct Exporter<'h> {
     signer: &'h dyn CheckpointSigner,
     checkpoint_every: u64,
     check: Option<BatchCheck>,
+    /// What the host has not kept yet, in order.
+    pending: VecDeque<Pending>,
     manifest: Vec<Checkpoint>,
+}
+
+/// A checkpoint on its way to the host: what it covers changes no more.
+struct Pending {
+    range: SeqRange,
+    root: Digest,
+    /// Once the host has signed it.
+    signed: Option<Checkpoint>,
 }
 
 impl<'h> Exporter<'h> {
@@ -149,6 +162,7 @@ impl<'h> Exporter<'h> {
             signer,
             checkpoint_every: checkpoint_every.clamp(1, MAX_RECORDS),
             check: None,
+            pending: VecDeque::new(),
             manifest: Vec::new(),
         })
     }
@@ -156,8 +170,8 @@ impl<'h> Exporter<'h> {
     /// Takes the next record of the chain. The first one may have any number.
     ///
     /// # Errors
-    /// [`ExportError`]. Where a checkpoint could not be signed or kept, the record was taken and the checkpoint is made
-    /// with the next record or [`Exporter::finish`].
+    /// [`ExportError`]. With [`ExportError::Io`] the record was taken all the same, and a checkpoint could not be signed
+    /// or kept: it is handed over again, unchanged, with the next record or [`Exporter::finish`].
     pub fn push(&mut self, canonical: &[u8]) -> Result<(), ExportError> {
         let record = Record::parse(canonical)?;
         let check = match &mut self.check {
@@ -171,31 +185,49 @@ impl<'h> Exporter<'h> {
             VerifyError::OtherChain => ExportError::OtherChain,
             error => ExportError::Chain(error),
         })?;
-        if check.batch_records() >= self.checkpoint_every { self.checkpoint() } else { Ok(()) }
+        if check.batch_records() >= self.checkpoint_every {
+            self.end_batch()?;
+        }
+        self.hand_over()
     }
 
-    /// Makes a checkpoint over the records since the last one, where there are any.
-    fn checkpoint(&mut self) -> Result<(), ExportError> {
+    /// Settles what the next checkpoint covers: the records since the last one, where there are any.
+    fn end_batch(&mut self) -> Result<(), ExportError> {
         let Some(check) = &mut self.check else { return Ok(()) };
         let (records, Some(root)) = (check.batch_records(), check.root()) else { return Ok(()) };
-        let (next, ChainName { stream, writer_id }) = (check.next_seq(), check.chain());
+        let next = check.next_seq();
         let Some(range) = SeqRange::new(next - records, next - 1) else {
             return Err(io::Error::other("more than 2^32 - 1 records are under no checkpoint").into());
         };
-        let mut checkpoint = Checkpoint {
-            stream: stream.to_owned(),
-            writer_id: writer_id.to_owned(),
-            range,
-            root,
-            signer_key_id: self.signer.signer_key_id().to_owned(),
-            alg: self.signer.alg().to_owned(),
-            sig: Vec::new(),
-        };
-        checkpoint.sig = self.signer.sign(checkpoint.signed_text().as_bytes())?;
-        self.sink.write_checkpoint(&checkpoint)?;
-        self.manifest.push(checkpoint);
-        // Only now: until it is kept, its records are those of the next one.
+        self.pending.push_back(Pending { range, root, signed: None });
         check.take_root();
+        Ok(())
+    }
+
+    /// Has what is pending signed and kept, in order.
+    fn hand_over(&mut self) -> Result<(), ExportError> {
+        let Some(check) = &self.check else { return Ok(()) };
+        let ChainName { stream, writer_id } = check.chain();
+        while let Some(Pending { range, root, signed }) = self.pending.front_mut() {
+            let checkpoint = match signed {
+                Some(checkpoint) => checkpoint,
+                none => {
+                    let mut checkpoint = Checkpoint {
+                        stream: stream.to_owned(),
+                        writer_id: writer_id.to_owned(),
+                        range: *range,
+                        root: *root,
+                        signer_key_id: self.signer.signer_key_id().to_owned(),
+                        alg: self.signer.alg().to_owned(),
+                        sig: Vec::new(),
+                    };
+                    checkpoint.sig = self.signer.sign(checkpoint.signed_text().as_bytes())?;
+                    none.insert(checkpoint)
+                }
+            };
+            self.sink.write_checkpoint(checkpoint)?;
+            self.manifest.extend(self.pending.pop_front().and_then(|kept| kept.signed));
+        }
         Ok(())
     }
 
@@ -204,7 +236,8 @@ impl<'h> Exporter<'h> {
     /// # Errors
     /// [`ExportError::Io`].
     pub fn finish(&mut self, created_ts_ms: UnixMillis) -> Result<Option<Manifest>, ExportError> {
-        self.checkpoint()?;
+        self.end_batch()?;
+        self.hand_over()?;
         let (Some(check), false) = (&self.check, self.manifest.is_empty()) else { return Ok(None) };
         let ChainName { stream, writer_id } = check.chain();
         let manifest = Manifest {

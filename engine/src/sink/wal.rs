@@ -134,7 +134,8 @@ pub enum OpenError {
 }
 
 /// Appends to a log on this machine. Dropped without [`WalSink::close`] it leaves the log as a kill would: whole, to be
-/// recovered when it is opened. A drop never waits longer than the sink's deadline, even beside a disk that hangs.
+/// recovered when it is opened. A drop waits no longer than the sink's deadline, even beside a disk that hangs, unless the
+/// system gives it no thread to leave the flush to: then it waits for the flush.
 ///
 /// ```
 /// use stele_engine::birth::CreateOptions;
@@ -379,7 +380,7 @@ impl AuditSink for WalSink {
 
 impl Drop for WalSink {
     /// Aborts. Where the flush under way takes longer than the sink's deadline, it is left to a thread that ends with it:
-    /// until then the log stays locked.
+    /// until then the log stays locked. Where there is no thread to be had, it waits.
     fn drop(&mut self) {
         let cutter = lock(&self.cutter).take();
         if self.workers == Workers::Inline || cutter.is_none() {

@@ -6,7 +6,7 @@ use stele_proof::TreeSize;
 use stele_proof::checkpoint::Checkpoint;
 use stele_proof::key::{SigningKey, VerifierKey};
 use stele_proof::note::Note;
-use stele_proof::policy::{Policy, VerifiedCheckpoint};
+use stele_proof::policy::{Policy, PolicyError, VerifiedCheckpoint};
 
 use crate::birth::description;
 use crate::checkpointing::MAX_FILE_BYTES;
@@ -183,9 +183,7 @@ impl<'a> Heads<'a> {
         let own = self.policy.clone();
         let signed = self.claims.iter().any(|claim| claim.head.size.get() > 0);
         match (&stored, &own) {
-            (Some(note), Some(policy)) => {
-                self.accept(CHECKPOINT, note, policy);
-            }
+            (Some(note), Some(policy)) => self.accept_stored(note, policy),
             (Some(note), None) => {
                 if let Err(why) = parse(note) {
                     self.find(CHECKPOINT, 0, &why);
@@ -220,6 +218,26 @@ impl<'a> Heads<'a> {
         if found == self.findings.len() {
             self.against = against.unwrap_or(CheckedAgainst::Itself);
         }
+    }
+
+    /// The stored checkpoint has at least the signatures of the node that made it; those of other sites are collected
+    /// elsewhere.
+    fn accept_stored(&mut self, note: &[u8], policy: &Policy) {
+        let (Err(PolicyError::QuorumNotMet { present, missing, .. }), Ok(checkpoint)) =
+            (policy.verify_checkpoint(note), parse(note))
+        else {
+            self.accept(CHECKPOINT, note, policy);
+            return;
+        };
+        if present.is_empty() {
+            self.accept(CHECKPOINT, note, policy);
+            return;
+        }
+        let (present, missing) = (present.join(", "), missing.join(", "));
+        self.notes.push(format!("{CHECKPOINT} is cosigned by {present} and not by {missing}: it is this node's own"));
+        self.origins.push((CHECKPOINT, checkpoint.origin.as_str().to_owned()));
+        let head = SignedHead { size: checkpoint.size, root: checkpoint.root };
+        self.claims.push(Claim { file: CHECKPOINT, head });
     }
 
     /// Verifies a checkpoint under a policy; then the log must have its root. Answers its size.

@@ -25,7 +25,7 @@ enum Ended {
 #[derive(Default)]
 pub(crate) struct Seals {
     waiting: BTreeMap<SegmentNumber, Ended>,
-    /// A segment whose records could not all be read: seal records may be missing.
+    /// Records could not all be read: seal records may be missing.
     broken: bool,
     /// Segments that are what their seal records say.
     agreed: BTreeSet<SegmentNumber>,
@@ -40,6 +40,11 @@ impl Seals {
     /// A segment is damaged.
     pub(crate) fn damaged(&mut self, segment: SegmentNumber) {
         self.waiting.insert(segment, Ended::Damaged);
+        self.broken = true;
+    }
+
+    /// A seal record could not be read: which segment it is about is not known.
+    pub(crate) const fn lost(&mut self) {
         self.broken = true;
     }
 

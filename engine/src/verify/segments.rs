@@ -10,7 +10,7 @@ use stele_proof::tree::{self, CompactRange};
 use stele_proof::{LeafIndex, TreeSize};
 
 use crate::directory::{LogDirectory, read_file_header, relative};
-use crate::disk::{Access, Disk, read_small};
+use crate::disk::{Access, Disk, DiskError, read_small};
 use crate::environment::Workers;
 use crate::error::{Damage, LogError};
 use crate::frame::{FrameFault, Tail};
@@ -31,7 +31,7 @@ use super::files::{Derived, check_derived, check_headers, check_sealed, damage, 
 use super::flush::Flushed;
 use super::records::RecordAudit;
 use super::seals::Seals;
-use super::survey::Survey;
+use super::survey::{Survey, is_no_file_to_read};
 use super::{Progress, Rewrite};
 
 /// A verification on its way.
@@ -304,16 +304,17 @@ impl<'a> Audit<'a> {
     /// without.
     fn check_table(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
         let file = SegmentFile::Hashes(reading.segment);
-        let table = Table::open_beside(self.disk, self.directory, reading.segment, &reading.tiles)?;
-        let state = match table {
-            Ok(table) => table.check()?,
-            Err(fault) => Err(fault),
-        };
-        let found = match state {
+        let table = Table::open_beside(self.disk, self.directory, reading.segment, &reading.tiles);
+        let found = match table.and_then(|table| table.check()) {
             Ok(()) => return Ok(()),
             Err(TableFault::Missing) => Derived::Missing,
             // It names the sidecar beside it.
             Err(TableFault::Other) if self.has_older_sidecar(reading.segment)? => Derived::Missing,
+            // A call that failed is no damage, unless what stands there is no file that this user can read.
+            Err(TableFault::Unreadable(kind)) if !is_no_file_to_read(kind) => {
+                let path = self.directory.segment_file(file);
+                return Err(DiskError { operation: "read", path, source: kind.into() }.into());
+            }
             Err(fault) => {
                 let what = format!("{fault}; it is derived: `stele repair` computes it anew");
                 Derived::Damaged(Damage { file: relative(file), offset: 0, leaf: None, what })

@@ -109,7 +109,8 @@ impl Survey {
         for file in parts.chain([SegmentFile::Frames(segment)]) {
             match disk.open(&directory.segment_file(file), Access::Read) {
                 Ok(file) => bytes += file.status()?.len,
-                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                // Whoever reads it tells of it.
+                Err(error) if is_missing(&error) || is_no_file_to_read(error.source.kind()) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -163,16 +164,20 @@ fn geometry(
     directory: &LogDirectory,
     frames: &BTreeSet<SegmentNumber>,
 ) -> Result<Option<FileHeader>, LogError> {
+    let mut unreadable = None;
     for segment in frames {
         let name = SegmentFile::Frames(*segment);
-        let file = disk.open(&directory.segment_file(name), Access::Read)?;
-        match read_file_header(file.as_ref(), name) {
+        let opened = disk.open(&directory.segment_file(name), Access::Read).map_err(LogError::from);
+        match opened.and_then(|file| read_file_header(file.as_ref(), name)) {
             Ok(header) => return Ok(Some(header)),
             Err(LogError::Damaged(_)) => {}
+            Err(LogError::Disk(error)) if is_no_file_to_read(error.source.kind()) => {
+                unreadable = unreadable.or(Some(error))
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
+    unreadable.map_or(Ok(None), |error| Err(error.into()))
 }
 
 /// What an empty `segments` directory means: the making of the log was interrupted, or it has lost them.
@@ -204,6 +209,21 @@ fn without_directory(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogErr
         }
     }
     Ok(LogError::NoLog(directory.path().to_owned()))
+}
+
+/// Whether an open that ended so found something else than a file that this user can read.
+pub(crate) const fn is_no_file_to_read(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, Other, PermissionDenied};
+    matches!(kind, IsADirectory | NotADirectory | Other | PermissionDenied)
+}
+
+/// Whether a call failed because of the file or the medium, and not for want of means of this process.
+pub(crate) fn is_of_the_file(error: &DiskError) -> bool {
+    use rustix::io::Errno;
+    let means = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    matches!(error.operation, "open" | "read" | "look at")
+        && error.source.kind() != io::ErrorKind::OutOfMemory
+        && !means.contains(&error.source.raw_os_error())
 }
 
 fn is_missing(error: &DiskError) -> bool {

@@ -29,7 +29,7 @@ const MAX_UNREAD: usize = 16;
 struct Flown {
     request_id: u64,
     /// The records that never went to the sequencer.
-    refused: Vec<(usize, Box<Refusal>)>,
+    refused: Vec<(usize, Refusal)>,
     answers: Answers,
 }
 
@@ -122,7 +122,7 @@ impl Appending {
         let mut answers = answers.iter();
         loop {
             if let Some((_, refusal)) = refused.next_if(|(place, _)| *place == all.len()) {
-                all.push(refusal_answer(serving, *refusal));
+                all.push(refusal_answer(serving, refusal));
             } else if let Some(fate) = answers.next() {
                 all.push(answer(serving, fate));
             } else {

@@ -12,9 +12,12 @@ use stele_raft::intake::{Refused, Submitted};
 use crate::serving::Serving;
 
 /// A record of a client, as the sequencer takes it.
-pub(super) fn submitted(submission: v1::Submission) -> Result<Submitted, Box<v1::Refusal>> {
-    let refuse = |code: RefusalCode, text: &str| {
-        Box::new(v1::Refusal { code: code.into(), text: text.to_owned(), ..v1::Refusal::default() })
+#[expect(clippy::result_large_err, reason = "a message as it goes to the client, made once a refused record")]
+pub(super) fn submitted(submission: v1::Submission) -> Result<Submitted, v1::Refusal> {
+    let refuse = |code: RefusalCode, text: &str| v1::Refusal {
+        code: code.into(),
+        text: text.to_owned(),
+        ..v1::Refusal::default()
     };
     let record = match submission.record {
         Some(submission::Record::Finished(record)) => record,

@@ -41,7 +41,7 @@ pub(crate) fn sheet(data: &[u8]) {
         for row in [data.to_vec(), [&checksum, body].concat()] {
             if let Some(head) = Head::decode(&row, &LOG, &key) {
                 assert_eq!(head.encode(&LOG, &key), row);
-                assert!(head.pages() > 0);
+                assert!(head.pages().next().is_some());
             }
             if let Some(page) = Page::decode(&row, &LOG, &key) {
                 assert_eq!(page.encode(&LOG, &key), row);
@@ -94,13 +94,13 @@ fn check_table(bytes: &[u8]) {
     }
     disk.put(&directory.segment_file(SegmentFile::Tiles(segment)), tiles);
     disk.put(&directory.segment_file(SegmentFile::Hashes(segment)), bytes.to_vec());
-    let Ok(table) = Table::open(&disk, &directory, segment).expect("a file in memory") else { return };
+    let Ok(table) = Table::open(&disk, &directory, segment) else { return };
     let start = rows_of(bytes).expect("a table has all its rows");
-    let is_good = table.check().expect("a file in memory").is_ok();
+    let is_good = table.check().is_ok();
     for row in bytes[start..].chunks(ROW_BYTES).take(1000) {
         let digits: String = row[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let wanted = WantedHash::parse(&format!("b3:{digits}{}", "0".repeat(48))).expect("a whole hash");
-        let Ok(found) = table.look_up(&wanted).expect("a file in memory") else { continue };
+        let Ok(found) = table.look_up(&wanted) else { continue };
         assert!(found.is_sorted() && found.iter().all(|leaf| table.leaves().contains(*leaf)));
         let leaf = table.leaves().first.checked_add(number(&[&row[8..], &[0; 4]].concat(), 0));
         assert!(!is_good || leaf.is_some_and(|leaf| found.contains(&leaf)), "what is in it is found");

@@ -180,6 +180,37 @@ fn scrub_line_3_a_bit_flip_in_a_payload_is_found_with_the_record_that_commits_to
     assert_eq!((finding.damage.offset, finding.damage.leaf), (u64::from(place.offset), Some(header.first_leaf)));
 }
 
+/// A log so long that the first segment's seal record is two blocks behind.
+fn long() -> FakeDisk {
+    let disk = new_disk();
+    let mut log = create(&disk).unwrap();
+    for _ in 0..1100 {
+        push(&mut log, "s", b"a payload").unwrap();
+        if log.size().get().is_multiple_of(64) {
+            log.flush().unwrap();
+        }
+    }
+    log.close().unwrap();
+    disk.settle();
+    disk
+}
+
+#[test]
+fn damaged_payloads_of_a_seal_record_are_not_blamed_on_the_segment_that_it_seals() {
+    let disk = long();
+    assert_eq!(scrub(&disk).findings, []);
+    let len = bytes_of(&disk, &payloads(1)).unwrap().len();
+    let mut lost = 0;
+    for at in (0..len).step_by(61) {
+        let scrubbed = scrub(&changed(&disk, &payloads(1), |bytes| bytes[at] ^= 1));
+        for finding in &scrubbed.findings {
+            assert_eq!(finding.damage.file, payloads(1), "byte {at}: {finding:?}");
+        }
+        lost += usize::from(scrubbed.notes.iter().any(|note| note.contains("has no seal record among those read")));
+    }
+    assert!(lost > 0, "no seal record was hit");
+}
+
 #[test]
 fn scrub_line_5_a_stale_or_zeroed_page_is_found() {
     let disk = closed("true");
@@ -446,4 +477,38 @@ fn what_is_read_to_find_a_later_start_is_told_as_read() {
     [0, 1].iter().for_each(|number| put(&slow, &tiles(*number), None));
     let read = [0, 1].map(|number| bytes_of(&disk, &frames(number)).unwrap().len() as u64 - FRAMES_START.get());
     assert!(begin(&slow) >= quick + read[0] + read[1], "sidecars were made anew from the frames");
+}
+
+#[test]
+fn a_damaged_header_of_a_payload_file_is_one_finding() {
+    let disk = long();
+    let scrubbed = scrub(&changed(&disk, &payloads(1), |bytes| bytes[20] ^= 1));
+    let [finding] = &scrubbed.findings[..] else { panic!("{:#?}", scrubbed.findings) };
+    assert_eq!(finding.damage.file, payloads(1));
+    assert_eq!(scrubbed.records, scrub(&disk).records, "the records are read all the same");
+}
+
+#[test]
+fn a_flipped_bit_in_a_hash_table_or_in_any_copy_of_a_guarded_file_is_found() {
+    let disk = closed("true");
+    let table = format!("segments/{}", SegmentFile::Hashes(SegmentNumber::new(1)).name());
+    for (name, stride) in [(&*table, 5), ("hard-state", 509), ("signing-state", 509)] {
+        let len = bytes_of(&disk, name).unwrap().len();
+        for at in (0..len).step_by(stride) {
+            let scrubbed = scrub(&changed(&disk, name, |bytes| bytes[at] ^= 1 << (at % 8)));
+            assert!(!scrubbed.findings.is_empty(), "{name}, byte {at}");
+            assert!(scrubbed.findings.iter().all(|finding| finding.damage.file == name), "{at}: {scrubbed:?}");
+        }
+    }
+    for name in ["hard-state", "signing-state"] {
+        let gone = disk.snapshot();
+        put(&gone, name, None);
+        assert_eq!(first(&scrub(&gone)).damage.file, name);
+    }
+    // A table that was never made is no damage.
+    let without = disk.snapshot();
+    put(&without, &table, None);
+    let scrubbed = scrub(&without);
+    assert_eq!(scrubbed.findings, []);
+    assert!(scrubbed.notes.iter().any(|note| note.starts_with("1 hash tables are missing")), "{scrubbed:?}");
 }

@@ -41,25 +41,99 @@ pub(super) fn push_json(
     arguments: &Arguments,
     line: &[u8],
 ) -> Result<Receipt, LineError> {
+    match read_json(environment, arguments, line)? {
+        JsonLine::Finished { bytes, payload } => {
+            let payload = payload.as_ref().map(|(salt, bytes)| (salt, &**bytes));
+            push(log, &Submission::Finished { bytes: &bytes, payload })
+        }
+        JsonLine::Draft { draft, payload } => {
+            let salt = salt(environment)?;
+            let builder = RecordBuilder {
+                ts_ms: draft.ts_ms,
+                writer_id: &draft.writer,
+                stream: &draft.stream,
+                kind: &draft.kind,
+                actor: draft.actor()?,
+                subject: draft.subject()?,
+                reason: &draft.reason,
+                attrs: &draft.attrs,
+                payload: None,
+            };
+            push(log, &Submission::Draft { builder: &builder, payload: payload.as_deref().map(|bytes| (&salt, bytes)) })
+        }
+    }
+}
+
+/// What a line of `--jsonl` says.
+pub(super) enum JsonLine {
+    /// A finished record, with its payload and salt.
+    Finished {
+        /// The record.
+        bytes: Vec<u8>,
+        /// Salt and payload.
+        payload: Option<(Salt, Vec<u8>)>,
+    },
+    /// A record without its place in a chain.
+    Draft {
+        /// Its fields.
+        draft: Box<JsonDraft>,
+        /// Its payload.
+        payload: Option<Vec<u8>>,
+    },
+}
+
+/// The fields of a draft, those that were absent filled in.
+pub(super) struct JsonDraft {
+    pub(super) ts_ms: UnixMillis,
+    pub(super) stream: String,
+    pub(super) writer: String,
+    pub(super) kind: String,
+    pub(super) reason: String,
+    actor: Object,
+    subject: Object,
+    pub(super) attrs: Object,
+}
+
+impl JsonDraft {
+    pub(super) fn actor(&self) -> Result<Actor<'_>, LineError> {
+        let names = ["cap_id", "key_fpr", "passport_id"];
+        let [cap_id, key_fpr, passport_id] = texts("actor", &self.actor, names, Some("anon"))?;
+        let anon = match self.actor.get("anon") {
+            None => false,
+            Some(Value::Bool(true)) => true,
+            Some(_) => return Err(LineError::Refused("field `actor`: `anon` is `true` or absent".to_owned())),
+        };
+        Ok(Actor { anon, cap_id, key_fpr, passport_id })
+    }
+
+    pub(super) fn subject(&self) -> Result<Subject<'_>, LineError> {
+        let names = ["content_id", "ledger_txid", "name"];
+        let [content_id, ledger_txid, name] = texts("subject", &self.subject, names, None)?;
+        Ok(Subject { content_id, ledger_txid, name })
+    }
+}
+
+/// Reads a line of `--jsonl`.
+pub(super) fn read_json(environment: &Environment, arguments: &Arguments, line: &[u8]) -> Result<JsonLine, LineError> {
     let mut fields = parse_object(line).map_err(|error| LineError::Refused(error.to_string()))?;
     let payload = fields.remove("payload").map(|value| bytes("payload", &value)).transpose()?;
     let given_salt = fields.remove("salt").map(|value| bytes("salt", &value)).transpose()?;
     if fields.get("self_hash").is_some() {
-        return push_finished(log, &fields, line, payload, given_salt);
+        return read_finished(&fields, line, payload, given_salt);
     }
     if given_salt.is_some() {
         return Err(LineError::Refused("field `salt`: a draft has none, it is made here".to_owned()));
     }
-    push_draft(log, environment, arguments, fields, payload)
+    let draft = Box::new(read_draft(environment, arguments, fields)?);
+    Ok(JsonLine::Draft { draft, payload })
 }
 
-fn push_finished(
-    log: &mut LocalLog,
+fn read_finished(
     fields: &Object,
     line: &[u8],
     payload: Option<Vec<u8>>,
     salt: Option<Vec<u8>>,
-) -> Result<Receipt, LineError> {
+) -> Result<JsonLine, LineError> {
     // The record's own bytes, up to `self_hash` and its value; what follows it are the siblings.
     let hash = text("self_hash", fields.get("self_hash"))?.unwrap_or_default();
     let last = format!(",\"self_hash\":\"{hash}\"");
@@ -75,24 +149,19 @@ fn push_finished(
         let why = "only `payload` and `salt` may follow `self_hash`";
         return Err(LineError::Refused(format!("field `{name}`: {why}")));
     }
-    let finished = [record, b"}"].concat();
-    let salt = match (&payload, salt) {
-        (None, None) => Salt::ZERO,
-        (Some(_), Some(salt)) => Salt::new(
-            salt.try_into().map_err(|_bytes| LineError::Refused("field `salt`: must be 32 bytes".to_owned()))?,
-        ),
+    let bytes = [record, b"}"].concat();
+    let payload = match (payload, salt) {
+        (None, None) => None,
+        (Some(payload), Some(salt)) => {
+            let wrong = |_bytes| LineError::Refused("field `salt`: must be 32 bytes".to_owned());
+            Some((Salt::new(salt.try_into().map_err(wrong)?), payload))
+        }
         _ => return Err(LineError::Refused("fields `payload` and `salt` come together".to_owned())),
     };
-    push(log, &Submission::Finished { bytes: &finished, payload: payload.as_deref().map(|bytes| (&salt, bytes)) })
+    Ok(JsonLine::Finished { bytes, payload })
 }
 
-fn push_draft(
-    log: &mut LocalLog,
-    environment: &Environment,
-    arguments: &Arguments,
-    mut fields: Object,
-    payload: Option<Vec<u8>>,
-) -> Result<Receipt, LineError> {
+fn read_draft(environment: &Environment, arguments: &Arguments, mut fields: Object) -> Result<JsonDraft, LineError> {
     let ts_ms = match fields.remove("ts_ms") {
         None => environment.clock.now(),
         Some(Value::Integer(value)) => UnixMillis::new(
@@ -116,27 +185,10 @@ fn push_draft(
         return Err(LineError::Refused(format!("field `{name}`: {why}")));
     }
     let actor = actor.unwrap_or(Object::new(vec![("anon".to_owned(), Value::Bool(true))]).unwrap_or_default());
-    let subject = subject.unwrap_or_default();
-    let [cap_id, key_fpr, passport_id] = texts("actor", &actor, ["cap_id", "key_fpr", "passport_id"], Some("anon"))?;
-    let [content_id, ledger_txid, name] = texts("subject", &subject, ["content_id", "ledger_txid", "name"], None)?;
-    let anon = match actor.get("anon") {
-        None => false,
-        Some(Value::Bool(true)) => true,
-        Some(_) => return Err(LineError::Refused("field `actor`: `anon` is `true` or absent".to_owned())),
-    };
-    let salt = salt(environment)?;
-    let builder = RecordBuilder {
-        ts_ms,
-        writer_id: &writer,
-        stream: &stream,
-        kind: &kind,
-        actor: Actor { anon, cap_id, key_fpr, passport_id },
-        subject: Subject { content_id, ledger_txid, name },
-        reason: &reason,
-        attrs: &attrs,
-        payload: None,
-    };
-    push(log, &Submission::Draft { builder: &builder, payload: payload.as_deref().map(|bytes| (&salt, bytes)) })
+    let draft = JsonDraft { ts_ms, stream, writer, kind, reason, actor, subject: subject.unwrap_or_default(), attrs };
+    draft.actor()?;
+    draft.subject()?;
+    Ok(draft)
 }
 
 fn push(log: &mut LocalLog, submission: &Submission<'_>) -> Result<Receipt, LineError> {

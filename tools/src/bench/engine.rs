@@ -41,13 +41,14 @@ const MAX_RECORDS: u64 = 1_000_000_000;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Appending is measured beside its limit: the same number of bytes a flush, written to the same kind of file by nothing
-but write and flush, in the same run, in turn, three rounds, the median. Needs about 1 GiB of memory and disk space, and
+but write and flush, in the same run, in turn, --rounds times, the median. Needs about 1 GiB of memory and disk space, and
 600 bytes more of disk space for each of --records.
 
 Example:
   stele bench engine --dir /var/lib/stele --json")]
 pub struct Arguments {
-    /// Where to make files, on the disk to be measured; by default the current directory. They are removed.
+    /// Where to make files, on the disk to be measured; by default the current directory. They are removed at the
+    /// end; what an interrupted run leaves lies in `stele-bench-*`.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Print one JSON object a workload.

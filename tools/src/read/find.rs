@@ -1,11 +1,13 @@
-//! `stele read` with filters: through the index where there is one that nobody else has open, else without. It
-//! feeds no index, makes none and moves none aside.
+//! `stele read` with filters: through the index where there is one that nobody else has open and that may be
+//! written, else without. It feeds no index, makes none and moves none aside, and gives it back before it prints.
 
 use std::io::{IsTerminal as _, stderr};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use stele_engine::environment::Environment;
 use stele_engine::index::hashes::WantedHash;
@@ -24,10 +26,10 @@ use crate::stream::Streams;
 #[group(id = "filters", multiple = true)]
 pub struct Filters {
     /// Only records of this stream.
-    #[arg(long, value_name = "STREAM")]
+    #[arg(long, value_name = "STREAM", value_parser = NonEmptyStringValueParser::new())]
     pub stream: Option<String>,
     /// Only records of this writer.
-    #[arg(long, value_name = "WRITER")]
+    #[arg(long, value_name = "WRITER", value_parser = NonEmptyStringValueParser::new())]
     pub writer: Option<String>,
     /// Only records whose `ts_ms` is not before this time.
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -106,21 +108,24 @@ impl From<IndexError> for Failure {
 /// [`Failure`]: exit code 4 where part of the log was not looked at, 6 where there are none.
 pub(super) fn run(
     arguments: &Arguments,
+    directory: &Path,
     leaves: LeafRange,
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let reader = open(environment, &arguments.log, streams)?;
+    let reader = open(environment, directory, streams)?;
     let payloads = arguments.form.payloads();
     let query = Query { filter: arguments.filters.filter(), leaves, payloads };
     // The tables beside the segments answer for a hash; they need no index to be open.
     let without = arguments.through.scan || arguments.filters.hash.is_some();
     let index = if without { None } else { opened(arguments, &reader, environment, streams) };
+    // Given back before anything is printed: whoever reads the output may take their time.
+    let places = index.map(|index| (index.look_up(&query), index.close()));
     let mut printer = Printer::new(arguments.form, streams);
-    let done = match &index {
-        Some(index) => {
+    let done = match &places {
+        Some((places, reader)) => {
             let unindexed = Unindexed::ReadAtMost(arguments.through.unindexed);
-            index.find::<Failure>(&query, unindexed, &mut |read| printer.record(&read))
+            places.read::<Failure>(reader, unindexed, &mut |read| printer.record(&read))
         }
         None => scan::<Failure>(&reader, &query, &mut |read| printer.record(&read)).map(|()| Answered::default()),
     };
@@ -152,7 +157,7 @@ fn opened(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Option<IndexReader> {
-    let error = match IndexReader::open(environment, &arguments.log) {
+    let error = match IndexReader::open(environment, reader.directory().path()) {
         Ok(index) => return Some(index),
         // A log that is quickly read needs none.
         Err(IndexError::Absent) if reader.size().get() <= arguments.through.unindexed => return None,
@@ -160,6 +165,7 @@ fn opened(
     };
     let remedy = match &error {
         IndexError::Absent => "; `stele index update` makes one",
+        error if error.is_refused() => "; only who may write the index can use it",
         IndexError::Store(_) => "; `stele index update` makes it anew",
         _ => "",
     };

@@ -90,6 +90,8 @@ fn filters_print_what_a_look_at_every_line_gives() {
     read(&log, &["3..3", "--stream", "app"]).refused(6, &["empty range"]);
     assert_eq!(read(&log, &["--hash", "b3:XY"]).code, Some(2));
     assert_eq!(read(&log, &["--since", "yesterday"]).code, Some(2));
+    assert_eq!(read(&log, &["--stream", ""]).code, Some(2));
+    assert_eq!(read(&log, &["--writer", ""]).code, Some(2));
     assert_eq!(read(&log, &[]).code, Some(2));
 }
 
@@ -115,6 +117,68 @@ fn the_status_tells_how_far_the_index_got() {
     assert_eq!(status(), after);
     assert_eq!(log_files(&log), files);
     stele(&["index", "status", "--log", "/nonexistent"], "").refused(6, &["no log"]);
+}
+
+#[test]
+fn an_update_mends_a_hash_table_with_a_damaged_row_or_a_directory_in_its_place() {
+    let (_place, log) = made();
+    let files = log_files(&log);
+    let tables: Vec<&String> = files.keys().filter(|name| name.ends_with(".hashes")).collect();
+    let mut rotten = files[tables[1]].clone();
+    let last = rotten.len() - 5;
+    rotten[last] ^= 4;
+    for command in ["update", "rebuild"] {
+        for table in &tables[1..3] {
+            std::fs::remove_file(log.join(table)).unwrap();
+        }
+        std::fs::File::create_new(log.join(tables[1])).unwrap().write_all(&rotten).unwrap();
+        std::fs::create_dir(log.join(tables[2])).unwrap();
+        assert_eq!(read(&log, &["--hash", "b3:1"]).output().lines().count(), 1);
+        stele(&["index", "status", "--log", path(&log)], "").output();
+        stele(&["index", command, "--log", path(&log)], "").output();
+        assert_eq!(log_files(&log), files, "{command}");
+    }
+}
+
+#[test]
+fn whoever_is_slow_to_take_the_records_does_not_hold_the_index() {
+    let (_place, log) = made();
+    stele(&["index", "update", "--log", path(&log)], "").output();
+    let app = lines(&log, |line| line.contains("\"stream\":\"app\""));
+    let mut child = command(&["read", "--log", path(&log), "--stream", "app"]).spawn().unwrap();
+    let mut printed = child.stdout.take().unwrap();
+    let mut first = [0];
+    std::io::Read::read_exact(&mut printed, &mut first).unwrap();
+    // Far more is left than a pipe holds.
+    assert!(app.len() > 1 << 20);
+    stele(&["index", "update", "--log", path(&log)], "").output();
+    assert!(child.try_wait().unwrap().is_none());
+    let rest = std::io::read_to_string(printed).unwrap();
+    assert_eq!((&app[..1], &app[1..]), (std::str::from_utf8(&first).unwrap(), &*rest));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_link_or_a_directory_in_the_place_of_the_index_or_its_lock_is_dealt_with_or_named() {
+    let (_place, log) = made();
+    let rare = lines(&log, |line| line.contains("\"stream\":\"rare\""));
+    for (number, target) in ["nothing", "index"].into_iter().enumerate() {
+        std::fs::remove_dir_all(log.join("index")).ok();
+        std::os::unix::fs::symlink(target, log.join("index")).unwrap();
+        let found = read(&log, &["--stream", "rare"]);
+        assert_eq!((found.code, &found.output), (Some(0), &rare), "{}", found.errors);
+        let update = stele(&["index", "update", "--log", path(&log)], "");
+        assert_eq!(update.code, Some(0), "{}", update.errors);
+        update.says(&["moved aside"]);
+        assert!(log.join(format!("index.bad-{}", number + 1)).is_symlink());
+        assert_eq!(read(&log, &["--stream", "rare"]).output(), rare);
+    }
+    std::fs::remove_file(log.join("index.lock")).unwrap();
+    std::fs::create_dir(log.join("index.lock")).unwrap();
+    stele(&["index", "update", "--log", path(&log)], "").refused(1, &["index.lock", "remove that"]);
+    let found = read(&log, &["--stream", "rare"]);
+    assert_eq!((found.code, &found.output), (Some(0), &rare));
+    found.says(&["index.lock", "all records are read"]);
 }
 
 #[test]

@@ -108,3 +108,26 @@ fn a_scrub_finds_another_root_in_the_stored_checkpoint() {
     write(&path, "nothing");
     found(&stele(&scrub, ""), &["checkpoint, byte 0", "no checkpoint"]);
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test damages files behind the engine's back")]
+fn a_scrub_goes_on_behind_what_is_no_file_and_a_segment_that_is_not_there_is_not_found() {
+    let (directory, _) = made();
+    let log = directory.path().join("log");
+    for name in ["0000000000000000.tiles", "0000000000000000.hashes", "0000000000000000.0.pay"] {
+        let file = log.join("segments").join(name);
+        let aside = directory.path().join("aside");
+        std::fs::rename(&file, &aside).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let ended = stele(&["scrub", "--log", text(&log), "--json"], "");
+        let told: serde_json::Value = serde_json::from_str(&ended.output).unwrap();
+        let found = told["findings"].as_array().unwrap();
+        assert_eq!(found[0]["file"], format!("segments/{name}"), "{told}");
+        assert_eq!(told["segments"], 1, "it goes on: {told}");
+        assert_eq!(ended.code, Some(3), "{ended:?}");
+        assert!(ended.errors.contains("stele repair"), "{ended:?}");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
+    }
+    stele(&["scrub", "--log", text(&log), "--from", "99999"], "").refused(6, &["there is no segment 99999"]);
+}

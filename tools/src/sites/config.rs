@@ -1,0 +1,137 @@
+//! The configuration of a node, as `steled` reads it.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+/// A node of a cluster that begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its number.
+    pub node: u64,
+    /// Its site.
+    pub site: String,
+    /// Where peers reach it: `host:port`.
+    pub peer: String,
+    /// Where clients reach it: `host:port`.
+    pub client: String,
+    /// Its log key and its cosigner key.
+    pub keys: [String; 2],
+}
+
+/// How bytes are protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Security<'a> {
+    /// Not at all: loopback only.
+    None,
+    /// By certificates in this directory, named as `stele dev-certs` names them.
+    Certificates(&'a Path),
+}
+
+/// The configuration of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeConfig<'a> {
+    /// The log's directory.
+    pub data_dir: &'a Path,
+    /// Its number.
+    pub node: u64,
+    /// Its site.
+    pub site: &'a str,
+    /// The log.
+    pub origin: &'a str,
+    /// Tells clusters apart.
+    pub token: &'a str,
+    /// Where it waits for peers.
+    pub listen_peer: &'a str,
+    /// Where it waits for clients.
+    pub listen_client: &'a str,
+    /// How bytes are protected.
+    pub security: Security<'a>,
+    /// Lines that are added, all of them top-level.
+    pub extra: &'a str,
+    /// All nodes; none for one that will join.
+    pub members: &'a [Member],
+}
+
+fn text(value: impl Into<String>) -> Value {
+    Value::String(value.into())
+}
+
+impl NodeConfig<'_> {
+    /// The file.
+    pub fn to_toml(&self) -> String {
+        let number = |node: u64| Value::Integer(i64::try_from(node).unwrap_or(i64::MAX));
+        let mut table = Table::new();
+        let mut set = |key: &str, value: Value| drop(table.insert(key.to_owned(), value));
+        set("data_dir", text(self.data_dir.to_string_lossy()));
+        set("node", number(self.node));
+        set("site", text(self.site));
+        set("cluster_token", text(self.token));
+        set("log", Value::Table(Table::from_iter([("origin".to_owned(), text(self.origin))])));
+        let listen = [("peer".to_owned(), text(self.listen_peer)), ("client".to_owned(), text(self.listen_client))];
+        set("listen", Value::Table(Table::from_iter(listen)));
+        match self.security {
+            Security::None => {
+                set("insecure_peers", Value::Boolean(true));
+                set("insecure_clients", Value::Boolean(true));
+            }
+            Security::Certificates(directory) => {
+                let file = |name: String| text(directory.join(name).to_string_lossy());
+                let files = |ca: Option<&str>| {
+                    let pair = [
+                        ("cert".to_owned(), file(format!("node-{}.pem", self.node))),
+                        ("key".to_owned(), file(format!("node-{}-key.pem", self.node))),
+                    ];
+                    let ca = ca.map(|name| ("ca".to_owned(), file(name.to_owned())));
+                    Value::Table(pair.into_iter().chain(ca).collect())
+                };
+                set("peer_tls", files(Some("ca.pem")));
+                set("client_tls", files(None));
+            }
+        }
+        if !self.members.is_empty() {
+            set("initial_cluster", Value::Array(self.members.iter().map(member).collect()));
+        }
+        // Before the first table, where keys belong to the file as a whole.
+        format!("{}{table}", self.extra)
+    }
+}
+
+fn member(member: &Member) -> Value {
+    let fields = [
+        ("node".to_owned(), Value::Integer(i64::try_from(member.node).unwrap_or(i64::MAX))),
+        ("site".to_owned(), text(&member.site)),
+        ("peer".to_owned(), text(&member.peer)),
+        ("client".to_owned(), text(&member.client)),
+        ("keys".to_owned(), Value::Array(member.keys.iter().map(text).collect())),
+    ];
+    Value::Table(Table::from_iter(fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_stays_at_the_top_and_the_whole_is_toml() {
+        let keys = ["log+key".to_owned(), "co\"signer".to_owned()];
+        let members = [Member { node: 1, site: "a".into(), peer: "p:1".into(), client: "c:1".into(), keys }];
+        let config = NodeConfig {
+            data_dir: Path::new("/d"),
+            node: 1,
+            site: "a",
+            origin: "example.com/log",
+            token: "t",
+            listen_peer: "p:1",
+            listen_client: "c:1",
+            security: Security::Certificates(Path::new("/certs")),
+            extra: "seal.after = \"3s\"\n",
+            members: &members,
+        };
+        let table: Table = config.to_toml().parse().unwrap();
+        assert_eq!(table["seal"]["after"].as_str(), Some("3s"));
+        assert_eq!(table["initial_cluster"][0]["keys"][1].as_str(), Some("co\"signer"));
+        assert_eq!(table["peer_tls"]["ca"].as_str(), Some("/certs/ca.pem"));
+        assert!(table["client_tls"].get("ca").is_none());
+    }
+}
