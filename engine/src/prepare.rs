@@ -355,7 +355,12 @@ impl Preparation {
         let ended = match (wanted.ended, wanted.open.get().checked_sub(1)) {
             (None, Some(before)) => {
                 let name = SegmentFile::Frames(SegmentNumber::new(before));
-                Some(self.disk.open(&self.directory.segment_file(name), Access::Read)?.status()?.len)
+                match self.disk.open(&self.directory.segment_file(name), Access::Read) {
+                    Ok(file) => Some(file.status()?.len),
+                    // A truncation has removed it since this was wanted.
+                    Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(error) => return Err(error.into()),
+                }
             }
             (ended, _) => ended,
         };

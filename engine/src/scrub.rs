@@ -17,7 +17,9 @@
 //! durable. Not covered, and covered by [`crate::verify`]: signatures, keys, the policy, `log.toml`. Covered by neither:
 //! `lock`, `index`, the node's own numbers in `hard-state`.
 //!
-//! What cannot be opened or read, or is no file, is a finding like any other, and the scrub goes on.
+//! What cannot be opened or read, or is no file, is a finding like any other, and the scrub goes on. Only the mode of the
+//! newest segment files and the flush rings of unsealed ones must be readable: without them nothing tells what the
+//! others are held against, and the scrub ends with the error.
 //!
 //! All that it compares lies in the log's own directory. So it cannot find what somebody changed who set right
 //! everything that depends on it: of an unsealed segment the checksums, if no signed head covers it; of a sealed one all

@@ -103,7 +103,8 @@ pub struct LogReport {
 /// Verifies a whole log.
 ///
 /// # Errors
-/// [`LogError::NoLog`], [`LogError::Version`], [`LogError::Disk`]. Damage is no error: it is in the report.
+/// [`LogError::NoLog`], [`LogError::Version`], [`LogError::Disk`]. Damage is no error: it is in the report; only where no
+/// segment file, or none with a readable header, is left to look at, [`LogError::Damaged`].
 pub fn verify_log(
     disk: &dyn Disk,
     directory: &LogDirectory,

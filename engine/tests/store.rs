@@ -12,6 +12,7 @@ use std::time::Duration;
 use fixture::{ControlledDisk, Random, bare_log, batch, entry, open_store, start_of};
 use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::disk::{Disk, RealDisk};
+use stele_engine::environment::{Environment, Workers};
 use stele_engine::frame::{EntryKind, Tail};
 use stele_engine::hard_state::{Vote, read_hard_state};
 use stele_engine::number::{Alignment, NodeId, RaftIndex, SegmentNumber, Term};
@@ -482,4 +483,39 @@ fn a_refused_truncation_changes_nothing() {
     assert_eq!(store.tail().next_index.get(), 3);
     drop(store);
     assert!(RealDisk.is_locked(&directory.lock()).is_ok_and(|locked| !locked));
+}
+
+#[test]
+fn a_truncation_may_remove_the_file_whose_length_the_preparer_was_to_look_at() {
+    let temporary = tempdir().unwrap();
+    let directory = bare_log(&temporary.path().join("log"), Alignment::PAGE);
+    let environment = Environment { workers: Workers::Inline, ..fixture::fixed().0 };
+    let open = || {
+        let inventory = Inventory::take(&RealDisk, &directory).unwrap();
+        let start = Tail::start(inventory.alignment, inventory.height);
+        let (store, _) = SegmentStore::open(&environment, &directory, &inventory, start).unwrap();
+        store.set_seal_bytes(64 << 10);
+        store
+    };
+    let store = open();
+    for segment in 0_u64..2 {
+        store.append(entry(1, EntryKind::Membership, vec![1; 100]), None).unwrap();
+        store.append(entry(1, EntryKind::Seal, segment.to_le_bytes().to_vec()), None).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+
+    // Opened again, it has not seen how long segment 1 was; half of segment 2 is filled, so a file is wanted.
+    let store = open();
+    for _ in 0..8 {
+        store.append(entry(1, EntryKind::Membership, vec![2; 8000]), None).unwrap();
+    }
+    store.flush().unwrap();
+    store.truncate(RaftIndex::new(1)).unwrap();
+    assert!(!directory.segment_file(SegmentFile::Frames(SegmentNumber::new(1))).exists());
+    store.prepare_step();
+    assert!(directory.prepared().exists(), "it is prepared all the same");
+    store.append(entry(1, EntryKind::Membership, vec![3; 100]), None).unwrap();
+    store.flush().unwrap();
+    store.close().unwrap();
 }
