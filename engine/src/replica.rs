@@ -228,6 +228,8 @@ impl Replica {
             self.sealer.submit(std::mem::replace(&mut self.start, next), end);
             self.aging_since = None;
         }
+        // What is durable meanwhile is let go: only what is not flushed yet is kept.
+        self.visible();
         self.unconfirmed.push_back(Visible { tail: self.tail, tree: self.tree.clone() });
         Ok(AppliedEntry {
             leaf_count: placed.header.leaf_count,

@@ -166,11 +166,16 @@ impl Sealer {
     }
 }
 
+/// How much the sealing thread gives way to others.
+const NICENESS: i32 = 10;
+
 fn spawn(mut sealing: Sealing) -> Result<Seat, DiskError> {
     let path = sealing.directory.path().to_owned();
     let (jobs, todo) = mpsc::channel::<Job>();
     let (report, done) = mpsc::channel();
     let work = move || {
+        // Sealing can wait and appending cannot. Where the system will not have it, it is as urgent as all else.
+        let _refused = rustix::process::setpriority_process(None, NICENESS);
         for job in todo {
             let result = sealing.seal(&job);
             let failed = result.is_err();

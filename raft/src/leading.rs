@@ -118,8 +118,10 @@ impl Leading {
 
     /// Waits until this node leads and everything that was appended is applied; `None` where nobody sends any more.
     async fn wait_for_lead(&mut self) -> Option<Sequencer> {
-        let mut metrics = self.raft.metrics();
+        // Those of the server change with the leader only, the others with every entry.
+        let (mut server, mut metrics) = (self.raft.server_metrics(), self.raft.metrics());
         loop {
+            let is_leader = server.borrow_watched().state == ServerState::Leader;
             let (leads, leader) = {
                 let now = metrics.borrow_watched();
                 let last = now.last_applied.as_ref();
@@ -144,9 +146,10 @@ impl Leading {
                 Some(node) if node == *self.raft.node_id() => Refused::Unavailable("this node is about to lead"),
                 leader => Refused::NotLeader(leader),
             };
+            let changed = async { if is_leader { metrics.changed().await } else { server.changed().await } };
             tokio::select! {
                 message = self.messages.recv() => message?.refuse(&refused),
-                changed = metrics.changed() => if changed.is_err() { self.refuse_all().await; return None },
+                changed = changed => if changed.is_err() { self.refuse_all().await; return None },
                 () = tokio::time::sleep(TICK) => self.take_sealed().await,
             }
         }

@@ -37,7 +37,7 @@ use crate::config::{Config, Security, TlsPaths};
 use crate::counters::Counters;
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
-use crate::serving::{Raft, Serving, watch_visible};
+use crate::serving::{Horizon, Raft, Serving};
 use crate::signing::Signer;
 use crate::view::View;
 use crate::welcome::{GREETING, Greeting, welcome};
@@ -122,15 +122,16 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
     }
 }
 
+/// How often it is looked whether consensus still runs. It is not waited for: what tells it tells every entry, too.
+const PULSE: Duration = Duration::from_millis(100);
+
 /// Waits until consensus has stopped; why.
 async fn stopped(raft: &Raft) -> String {
-    let mut metrics = raft.metrics();
+    let mut pulse = tokio::time::interval(PULSE);
     loop {
-        if let Err(reason) = &metrics.borrow_watched().running_state {
+        pulse.tick().await;
+        if let Err(reason) = &raft.metrics().borrow_watched().running_state {
             return reason.to_string();
-        }
-        if metrics.changed().await.is_err() {
-            return "consensus has ended".to_owned();
         }
     }
 }
@@ -173,7 +174,7 @@ impl Running {
         let serving = Arc::new(Serving {
             raft: node.raft().clone(),
             intake: node.intake().clone(),
-            visible: watch_visible(node.raft(), &view, &stopping),
+            horizon: Horizon::watch(node.raft(), &view, &stopping),
             readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
             signer: Signer::new(environment, &config.data_dir)?,
             view: view.clone(),

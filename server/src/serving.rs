@@ -38,8 +38,8 @@ pub struct Serving {
     pub intake: Intake,
     /// The copy of the log.
     pub view: View,
-    /// How many records are visible, for those who wait for more.
-    pub visible: watch::Receiver<TreeSize>,
+    /// For those who wait for more records.
+    pub horizon: Horizon,
     /// The genesis record, once it is applied; it never changes.
     pub known: OnceLock<Genesis>,
     /// Reading threads.
@@ -187,20 +187,20 @@ impl Serving {
         }
         // What is applied now may not be flushed here yet.
         let applied = self.view.with(|replica| replica.tail().leaves).ok_or_else(|| self.stopping())?;
-        self.wait_visible(applied).await
+        self.wait_visible(applied).await.map(drop)
     }
 
-    /// Waits until so many records are visible.
+    /// Waits until so many records are visible; how many are.
     ///
     /// # Errors
     /// UNAVAILABLE once the node stops.
-    pub async fn wait_visible(&self, size: TreeSize) -> Result<(), Status> {
-        let mut visible = self.visible.clone();
+    pub async fn wait_visible(&self, size: TreeSize) -> Result<TreeSize, Status> {
+        let visible = self.visible()?.size();
+        if visible >= size {
+            return Ok(visible);
+        }
         tokio::select! {
-            waited = visible.wait_for(|visible| *visible >= size) => match waited {
-                Ok(_) => Ok(()),
-                Err(_gone) => Err(self.stopping()),
-            },
+            reached = self.horizon.reach(size) => reached.ok_or_else(|| self.stopping()),
             () = self.stopping.cancelled() => Err(self.stopping()),
         }
     }
@@ -212,27 +212,62 @@ impl Serving {
     }
 }
 
-/// How often it is looked whether a flush made more visible.
+/// How often it is looked whether a flush made more visible, while somebody waits for it.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Tells how many records are visible, whenever there are more.
-pub fn watch_visible(raft: &Raft, view: &View, stopping: &CancellationToken) -> watch::Receiver<TreeSize> {
-    let (tell, told) = watch::channel(TreeSize::new(0));
-    let (mut applied, view, stopping) = (raft.metrics(), view.clone(), stopping.clone());
-    tokio::spawn(async move {
-        loop {
-            let Some((visible, behind)) =
-                view.with(|replica| (replica.visible().size(), replica.visible().size() < replica.tail().leaves))
-            else {
-                return;
-            };
-            tell.send_if_modified(|size| std::mem::replace(size, visible) != visible);
-            tokio::select! {
-                changed = applied.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK), if behind => {}
-                () = stopping.cancelled() => return,
+/// How many records are visible, for those who wait for more. Nothing is looked at while nobody waits: a look at every
+/// entry would wake a thread for each.
+pub struct Horizon {
+    told: watch::Receiver<TreeSize>,
+    waiting: Arc<watch::Sender<usize>>,
+}
+
+impl Horizon {
+    /// Watches until the node stops.
+    pub fn watch(raft: &Raft, view: &View, stopping: &CancellationToken) -> Self {
+        let (tell, told) = watch::channel(TreeSize::new(0));
+        let (waiting, mut wanted) = watch::channel(0);
+        let (mut metrics, view, stopping) = (raft.metrics(), view.clone(), stopping.clone());
+        tokio::spawn(async move {
+            loop {
+                let sizes = view.with(|replica| (replica.visible().size(), replica.tail().leaves));
+                let Some((visible, applied)) = sizes else { return };
+                tell.send_if_modified(|size| std::mem::replace(size, visible) != visible);
+                tokio::select! {
+                    waits = wanted.wait_for(|waiting| *waiting > 0) => if waits.is_err() { return },
+                    () = stopping.cancelled() => return,
+                }
+                tokio::select! {
+                    changed = metrics.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(LOOK), if visible < applied => {}
+                    () = stopping.cancelled() => return,
+                }
             }
-        }
-    });
-    told
+        });
+        Self { told, waiting: Arc::new(waiting) }
+    }
+
+    /// Waits until so many records are visible, and says how many are; `None` once the node stops.
+    async fn reach(&self, size: TreeSize) -> Option<TreeSize> {
+        let _waiting = Waiting::new(&self.waiting);
+        let mut told = self.told.clone();
+        let reached = told.wait_for(|visible| *visible >= size).await.ok()?;
+        Some(*reached)
+    }
+}
+
+/// Somebody waits, for as long as this lives.
+struct Waiting(Arc<watch::Sender<usize>>);
+
+impl Waiting {
+    fn new(waiting: &Arc<watch::Sender<usize>>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Self(Arc::clone(waiting))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }

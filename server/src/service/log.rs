@@ -204,11 +204,13 @@ impl Sending {
                 waited = self.serving.wait_visible(wanted) => waited,
                 () = self.pieces.closed() => return,
             };
-            if let Err(status) = waited {
-                self.send(Err(status)).await;
-                return;
-            }
-            let end = self.serving.visible.borrow().get();
+            let end = match waited {
+                Ok(visible) => visible.get(),
+                Err(status) => {
+                    self.send(Err(status)).await;
+                    return;
+                }
+            };
             match self.piece(next, end).await {
                 Some(after) => next = after,
                 None => return,
