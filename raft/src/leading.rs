@@ -36,6 +36,9 @@ use crate::machine::{Machine, SharedReplica};
 const MAX_IN_FLIGHT: usize = 8;
 /// Bytes from which on a batch does not wait for the one before it.
 const PIPELINE_BYTES: usize = 256 << 10;
+/// How long a batch waits for the one before it, however small it is: where sites are far apart, a quorum's answer
+/// takes longer than any flush.
+const PATIENCE: Duration = Duration::from_millis(8);
 /// A leader whose disk has not finished a flush for so long hands over.
 const HUNG: Duration = Duration::from_secs(2);
 /// How often a leader looks for work that nobody sent: sealing, seal records.
@@ -77,6 +80,8 @@ struct Reign {
     sequencer: Sequencer,
     in_flight: FuturesOrdered<Flight>,
     pending: VecDeque<Pending>,
+    /// When the last batch was proposed.
+    proposed: Instant,
     /// Leaves that are applied.
     applied: TreeSize,
     /// How far this node's own disk was, and since when.
@@ -103,6 +108,7 @@ impl Leading {
                 sequencer,
                 in_flight: FuturesOrdered::new(),
                 pending: VecDeque::new(),
+                proposed: Instant::now(),
                 applied,
                 flushed: (RaftIndex::new(0), Instant::now()),
             };
@@ -197,6 +203,7 @@ impl Leading {
                         reign.take(message);
                     }
                 }
+                () = tokio::time::sleep_until(reign.proposed + PATIENCE), if reign.may_overtake() => {}
                 _ = tick.tick() => {
                     self.take_sealed().await;
                     self.hand_over_if_hung(reign).await;
@@ -221,6 +228,7 @@ impl Leading {
         }
         let flown = Flown { kind, first_leaf, end };
         reign.in_flight.push_back(Box::pin(async move { (answer.await.ok(), flown) }));
+        reign.proposed = Instant::now();
         true
     }
 
@@ -309,8 +317,14 @@ impl Reign {
     /// The next proposal, where one may go now.
     fn due(&mut self) -> Option<Proposed> {
         let full = self.sequencer.has_ready() || self.sequencer.waiting_bytes() >= PIPELINE_BYTES;
-        let may_go = self.in_flight.is_empty() || (full && self.in_flight.len() < MAX_IN_FLIGHT);
+        let waited = self.may_overtake() && self.proposed.elapsed() >= PATIENCE;
+        let may_go = self.in_flight.is_empty() || (full && self.in_flight.len() < MAX_IN_FLIGHT) || waited;
         may_go.then(|| self.sequencer.next_proposal()).flatten()
+    }
+
+    /// Whether records wait that could be proposed beside what is under way.
+    fn may_overtake(&self) -> bool {
+        self.sequencer.waiting_bytes() > 0 && (1..MAX_IN_FLIGHT).contains(&self.in_flight.len())
     }
 
     /// Takes the records of a message.
