@@ -28,6 +28,7 @@ use stele_raft::peer::transport::{PeerTls, Tcp, Transport};
 use stele_raft::raft_log::RaftLog;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What of a node outlives its process.
@@ -155,8 +156,13 @@ async fn three_nodes_go_on_without_their_leader_and_it_catches_up() {
 
     let lost = leader(&nodes).await;
     nodes.remove(&lost).unwrap().kill().await;
+    let errors = |nodes: &BTreeMap<u64, Node>| nodes.values().map(|node| node.metrics.rpc_errors()).sum::<u64>();
+    let (before, killed) = (errors(&nodes), Instant::now());
     write(&nodes, (0..50).map(|size| batch(2, 1, 80 * (size + 1))).collect()).await;
 
+    // A node that is gone is asked again and again, but not without a pause: votes, heartbeats, entries.
+    let (asked, seconds) = (errors(&nodes) - before, killed.elapsed().as_secs());
+    assert!(asked <= 50 * (1 + seconds), "{asked} requests failed within {seconds} s");
     nodes.insert(lost, homes[&lost].start().await);
     let leading = leader(&nodes).await;
     let last = nodes[&leading].raft.metrics().borrow_watched().last_log_index;

@@ -12,6 +12,10 @@ use stele_server::birth::BirthTrouble;
 use stele_server::config::{Config, KEYS, Kind, Loaded, LogFormat, Mistakes, Sources};
 use stele_server::keys::{KeyTrouble, make_or_load};
 use stele_server::run::{RunTrouble, run};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn command() -> Command {
     let mut command = Command::new("steled")
@@ -105,11 +109,14 @@ fn print_keys(sources: &Sources) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Consensus tells its own story at length; below `debug`, only what it warns of is told.
 fn trace(config: &Config) {
+    let consensus = if config.log_level >= Level::DEBUG { config.log_level } else { config.log_level.min(Level::WARN) };
+    let told = Targets::new().with_default(config.log_level).with_target("openraft", consensus);
     let builder = tracing_subscriber::fmt().with_max_level(config.log_level).with_writer(std::io::stderr);
     match config.log_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(false).finish().with(told).init(),
+        LogFormat::Json => builder.json().finish().with(told).init(),
     }
 }
 

@@ -379,7 +379,7 @@ impl NetAppend<TypeConfig> for PeerClient {
 impl NetStreamAppend<TypeConfig> for PeerClient {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -389,10 +389,15 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft waits between attempts where its stream is asked for the first append, and nowhere else.
+            let Some(first) = input.next().await else {
+                let none: BoxStream<'s, _> = Box::pin(futures_util::stream::empty());
+                return Ok(none);
+            };
             let connection = self.stream.take(option.soft_ttl()).await;
             let connection = connection.inspect_err(|_error| self.stream.dialing.metrics.count_rpc_error())?;
             let wait = self.stream_wait(&option);
-            let stream = AppendStream {
+            let mut stream = AppendStream {
                 route: Arc::clone(&self.stream),
                 connection,
                 input: Some(input),
@@ -401,6 +406,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
                 wait,
                 give_up: Instant::now() + wait,
             };
+            stream.begin(first);
             let answers = futures_util::stream::unfold(Some(stream), |stream| async move { stream?.next().await });
             let answers: BoxStream<'s, _> = Box::pin(answers);
             Ok(answers)
