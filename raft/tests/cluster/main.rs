@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster;
+mod lease;
+mod partitions;
+mod power;
 mod wires;
 
 use cluster::{Cluster, Writer};
