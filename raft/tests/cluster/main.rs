@@ -6,6 +6,7 @@ mod cluster;
 mod lease;
 mod partitions;
 mod power;
+mod slow;
 mod wires;
 
 use cluster::{Cluster, Writer};

@@ -28,7 +28,7 @@ async fn write(cluster: &Cluster, writer: &mut Writer, random: &mut SplitMix64) 
 /// Some calls from now, at one of the disks.
 async fn some_calls_later(cluster: &Cluster, random: &mut SplitMix64) {
     let disk = cluster.disk(1 + random.below(3));
-    let calls = disk.calls() + 200 + random.below(2000);
+    let calls = disk.calls() + 50 + random.below(500);
     while disk.calls() < calls {
         sleep(Duration::from_micros(random.below(300))).await;
     }
