@@ -1,7 +1,11 @@
 //! A peer that has been let in and says what no node of this software says: it loses its connection, and whatever it
 //! says, nobody panics, and the node goes on.
 //!
-//! Messages are made from the tables of `peer::message`, of fields that are right more often than not.
+//! Messages are made from the tables of `peer::message`, of fields that are right more often than not. Not tried: a leader
+//! that lies about which entries there are (the id of an entry with a lower term and a higher index than one that is
+//! there, other entries in the place of committed ones, batches whose records are none). Raft believes an elected leader; openraft's assertions, or the
+//! store, stop a node that is told so, and what it holds stays as it is.
+//!
 //! `STELE_HOSTILE_MESSAGES=100000` sends so many.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -123,6 +127,12 @@ impl Target {
         heard.unwrap_or_else(|_elapsed| panic!("no answer and no end: {message:02x?}")).ok().map(|_| head[4])
     }
 
+    /// Term and index of its last entry.
+    fn last(&self) -> (u64, u64) {
+        let tail = self.node.replica().lock().store().tail();
+        (tail.last_term.get(), tail.next_index.get() - 1)
+    }
+
     #[track_caller]
     fn check(&self, after: &[u8]) {
         let state = self.node.raft().metrics().borrow_watched().running_state.clone();
@@ -161,10 +171,16 @@ fn append(vote: &[u8], before: &[u8], commit: &[u8], entries: &[(u8, u64, Vec<u8
     message
 }
 
-/// A batch of the structure that a log takes; what its records are, nobody looks at before it is applied.
+/// The answer of a node whose consensus has stopped; nothing else fails here.
+const FAILED: u8 = 0xff;
+
+/// A batch of the structure that a log takes. Its records are none, which is looked at when it is applied; there it is
+/// void, for its first leaf is not the next one.
 fn batch_body(term: u64) -> (Vec<u8>, Vec<u8>) {
     let proposal = batch(term, 2, 50);
-    (proposal.body.to_vec(), proposal.payload.to_vec())
+    let mut body = proposal.body.to_vec();
+    body[8..16].copy_from_slice(&7_u64.to_le_bytes());
+    (body, proposal.payload.to_vec())
 }
 
 const BLANK: u8 = 1;
@@ -219,19 +235,18 @@ fn rarely(random: &mut SplitMix64) -> bool {
     random.below(12) == 0
 }
 
-/// The id of an entry that may be there.
-fn some_id(random: &mut SplitMix64) -> Vec<u8> {
-    if rarely(random) {
-        return log_id(None);
+/// The id of the node's last entry, or of one that it does not have.
+fn some_id(random: &mut SplitMix64, last: (u64, u64)) -> Vec<u8> {
+    match random.below(12) {
+        0 => log_id(Some((last.0 + random.below(3), last.1 + 1 + random.below(3)))),
+        1 => log_id(Some((last.0 + 1, 1 << 61))),
+        _ => log_id(Some(last)),
     }
-    let index = if rarely(random) { 1 << 61 } else { random.below(6) };
-    // The first entry is that of birth.
-    log_id(Some((if index == 0 { 0 } else { 1 + random.below(4) }, index)))
 }
 
 fn entry(random: &mut SplitMix64, term: u64, kinds: &[u8]) -> (u8, u64, Vec<u8>, Vec<u8>) {
     use stele_engine::frame::EntryKind;
-    let term = if rarely(random) { random.below(6) } else { term };
+    let term = if rarely(random) { term + random.below(3) } else { term };
     let (kind, body, slots) = match random.below(4) {
         0 => (EntryKind::Blank, Vec::new(), Vec::new()),
         1 => (EntryKind::Seal, random.below(3).to_le_bytes().to_vec(), Vec::new()),
@@ -246,18 +261,22 @@ fn entry(random: &mut SplitMix64, term: u64, kinds: &[u8]) -> (u8, u64, Vec<u8>,
 }
 
 /// A message whose fields are often right.
-fn hostile(random: &mut SplitMix64, kinds: &[u8]) -> (u8, Vec<u8>) {
-    let term = if rarely(random) { 1 << 40 } else { 1 + random.below(5) };
+fn hostile(random: &mut SplitMix64, kinds: &[u8], last: (u64, u64)) -> (u8, Vec<u8>) {
+    // Mostly a leader that may be followed.
+    let term = if rarely(random) { random.below(last.0 + 1) } else { last.0 + random.below(2) };
     let who = if rarely(random) { *random.pick(&[NODE, 3, 99]) } else { PEER };
     let leads = u8::from(!rarely(random));
     let (mut class, mut message) = match random.below(8) {
-        0 => (2, [&[2][..], &vote(term, who, 1 - leads), &some_id(random), &[1 - leads]].concat()),
-        1 => (2, [&[3][..], &vote(term, who, 1 - leads), &some_id(random), &[0]].concat()),
-        2 => (2, [&[4][..], &vote(term, who, leads), &(1 + random.below(3)).to_le_bytes(), &some_id(random)].concat()),
+        0 => (2, [&[2][..], &vote(term, who, 1 - leads), &some_id(random, last), &[1 - leads]].concat()),
+        1 => (2, [&[3][..], &vote(term, who, 1 - leads), &some_id(random, last), &[0]].concat()),
+        2 => (
+            2,
+            [&[4][..], &vote(term, who, leads), &(1 + random.below(3)).to_le_bytes(), &some_id(random, last)].concat(),
+        ),
         3 => (3, [&[5][..], &random.below(4).to_le_bytes()].concat()),
-        4 => (2, append(&vote(term, who, leads), &some_id(random), &some_id(random), &[])),
+        4 => (2, append(&vote(term, who, leads), &some_id(random, last), &some_id(random, last), &[])),
         _ => {
-            let (before, commit) = (some_id(random), some_id(random));
+            let (before, commit) = (some_id(random, last), some_id(random, last));
             let entries: Vec<_> = (0..random.below(3)).map(|_| entry(random, term, kinds)).collect();
             (1, append(&vote(term, who, leads), &before, &commit, &entries))
         }
@@ -265,8 +284,9 @@ fn hostile(random: &mut SplitMix64, kinds: &[u8]) -> (u8, Vec<u8>) {
     if rarely(random) {
         class = 1 + u8::try_from(random.below(3)).unwrap();
     }
-    if rarely(random) {
-        let at = usize::try_from(random.below(message.len() as u64)).unwrap();
+    // Behind the ids of entries.
+    if rarely(random) && message.len() > 52 {
+        let at = 52 + usize::try_from(random.below(message.len() as u64 - 52)).unwrap();
         message[at] ^= 1 << random.below(8);
     }
     (class, message)
@@ -276,27 +296,17 @@ fn hostile(random: &mut SplitMix64, kinds: &[u8]) -> (u8, Vec<u8>) {
 async fn no_message_of_a_peer_makes_a_node_panic_or_wait_for_ever() {
     let asked = std::env::var("STELE_HOSTILE_MESSAGES").map_or(600, |text| text.parse().unwrap());
     let (mut random, kinds) = (SplitMix64::new(11), kinds());
-    let (mut target, mut answered, mut closed, mut stopped) = (Target::start().await, 0, 0, 0);
+    let (target, mut answered, mut closed) = (Target::start().await, 0, 0);
     for _ in 0..asked {
-        let (class, message) = hostile(&mut random, &kinds);
+        let (class, message) = hostile(&mut random, &kinds, target.last());
         match target.say(class, &message).await {
+            Some(FAILED) => panic!("the node has stopped after {message:02x?}"),
             Some(_) => answered += 1,
             None => closed += 1,
         }
-        let state = target.node.raft().metrics().borrow_watched().running_state.clone();
-        if let Err(reason) = state {
-            // Who was elected may contradict what is committed: the node stops, and keeps what it has.
-            let told = reason.to_string();
-            assert!(!told.contains("anic"), "{told} after {message:02x?}");
-            println!("stopped: {told}");
-            stopped += 1;
-            target.stop.cancel();
-            target.serving.await.unwrap();
-            target.node.abandon().await;
-            target = Target::start().await;
-        }
+        target.check(&message);
     }
-    println!("{answered} were answered, {closed} closed, {stopped} stopped the node");
+    println!("{answered} were answered, {closed} closed");
     assert!(answered > asked / 5 && closed > asked / 5, "{answered} answered, {closed} closed");
     target.stop().await;
 }
