@@ -294,7 +294,7 @@ fn hostile(random: &mut SplitMix64, kinds: &[u8], last: (u64, u64)) -> (u8, Vec<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_message_of_a_peer_makes_a_node_panic_or_wait_for_ever() {
-    let asked = std::env::var("STELE_HOSTILE_MESSAGES").map_or(600, |text| text.parse().unwrap());
+    let asked = std::env::var("STELE_HOSTILE_MESSAGES").map_or(200, |text| text.parse().unwrap());
     let (mut random, kinds) = (SplitMix64::new(11), kinds());
     let (target, mut answered, mut closed) = (Target::start().await, 0, 0);
     for _ in 0..asked {

@@ -11,8 +11,8 @@ use stele_tools::Failure;
 use stele_tools::remote::{call, runtime};
 use stele_tools::sites::{Plan, Sites, steled};
 
-use crate::trial::sealed_files;
 use crate::process::{Ended, Writer, check_all_there, command, lines, on_log, piped, run, text, until, verify};
+use crate::trial::sealed_files;
 
 /// `stele WORDS`.
 pub(crate) fn stele(words: &[&str]) -> Ended {

@@ -105,7 +105,8 @@ fn over_tls_the_command_line_does_what_it_does_without_and_nobody_comes_in_witho
     let nodes = told["nodes"].as_array().unwrap();
     assert!(nodes.iter().all(|node| node["tree_size"].as_u64() >= Some(36)), "{told}");
     assert!(cluster.nodes.iter().all(|node| !node.said().contains("panicked")));
-    let logs: Vec<_> = (1..=3).map(|number| cluster.directory.path().join(format!("nodes/node-{number}/log"))).collect();
+    let logs: Vec<_> =
+        (1..=3).map(|number| cluster.directory.path().join(format!("nodes/node-{number}/log"))).collect();
     let Secured { nodes, directory, .. } = cluster;
     drop(nodes);
     logs.iter().for_each(|log| verify(log));

@@ -35,6 +35,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: usize = 4;
 /// Records of a writer that are not acknowledged yet.
 const IN_FLIGHT: usize = 16;
+/// Records of a block.
+const BLOCK: u64 = 1 << 8;
 /// One leader is followed by the next within this; what it takes in a build for development on a busy machine is no
 /// figure of the product.
 pub(crate) const FAILOVER: Duration =
@@ -111,10 +113,10 @@ pub(crate) fn trial(name: &str, faults: impl AsyncFnOnce(&mut Trial)) {
 impl Trial {
     async fn start(turn: MutexGuard<'static, ()>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let plan = Plan { directory: directory.path(), sites: 3, extra: "seal.after = \"1s\"\n", delay: None };
+        let plan = Plan { directory: directory.path(), sites: 3, extra: "", delay: None };
         let mut sites = told(Sites::make(&Environment::system(), &plan).await);
         for config in sites.all().iter().map(stele_tools::sites::Site::config) {
-            // Blocks of 256 records, so that segments are sealed all the time.
+            // Small blocks, so that segments are sealed all the time.
             let text = std::fs::read_to_string(&config).unwrap().replace("[log]\n", "[log]\nblock_height = 8\n");
             File::create(config).unwrap().write_all(text.as_bytes()).unwrap();
         }
@@ -207,11 +209,12 @@ impl Trial {
         history.reads.extend(reads);
         history.heads = heads;
         told(self.sites.ready().await);
-        // Sealing and the records about it come after the last append, and before the open segment is old.
+        // Sealing, and the record about it, come after the append that ended a block.
+        let about = ChainName { writer_id: "stele/log".to_owned(), stream: "stele/segments".to_owned() };
         loop {
-            let size = told(self.sites.caught_up().await);
-            let sealed = told(self.sites.sealed(1).await);
-            if told(self.sites.caught_up().await) == size && told(self.sites.sealed(1).await) == sealed {
+            let (size, sealed) = (told(self.sites.caught_up().await), told(self.sites.sealed(1).await));
+            let recorded = self.client.head(&about).await.unwrap().map_or(0, |head| head.seq);
+            if [recorded, size / BLOCK] == [sealed; 2] && told(self.sites.caught_up().await) == size {
                 break;
             }
         }

@@ -16,8 +16,8 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::policy::Policy;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Status};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::{Code, Status};
 
 use crate::context::{self, Reach};
 use crate::exit::{Exit, Failure};
