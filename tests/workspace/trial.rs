@@ -35,8 +35,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: usize = 4;
 /// Records of a writer that are not acknowledged yet.
 const IN_FLIGHT: usize = 16;
-/// Records of a block.
-const BLOCK: u64 = 1 << 8;
 /// One leader is followed by the next within this; what it takes in a build for development on a busy machine is no
 /// figure of the product.
 pub(crate) const FAILOVER: Duration =
@@ -211,12 +209,14 @@ impl Trial {
         told(self.sites.ready().await);
         // Sealing, and the record about it, come after the append that ended a block.
         let about = ChainName { writer_id: "stele/log".to_owned(), stream: "stele/segments".to_owned() };
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let (size, sealed) = (told(self.sites.caught_up().await), told(self.sites.sealed(1).await));
             let recorded = self.client.head(&about).await.unwrap().map_or(0, |head| head.seq);
-            if [recorded, size / BLOCK] == [sealed; 2] && told(self.sites.caught_up().await) == size {
+            if recorded == sealed && told(self.sites.caught_up().await) == size {
                 break;
             }
+            assert!(Instant::now() < deadline, "{sealed} sealed, {recorded} recorded, {size} records");
         }
         let logs = self.sites.all().iter().map(stele_tools::sites::Site::log).collect();
         told(self.sites.stop().await);
