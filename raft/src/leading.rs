@@ -21,11 +21,11 @@ use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
 use stele_engine::intake::Submission;
 use stele_engine::local::{Receipt, SealSettings};
-use stele_engine::number::{RaftIndex, Term};
+use stele_engine::number::{RaftIndex, SegmentNumber, Term};
 use stele_engine::reserved::{self, Genesis};
 use stele_engine::sequencer::{Proposed, Sequenced, Sequencer};
 use stele_engine::store::MAX_UNFLUSHED_BYTES;
-use stele_proof::TreeSize;
+use stele_proof::{TreeSize, UnixMillis};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -92,6 +92,8 @@ struct Reign {
     applied: TreeSize,
     /// How far this node's own disk was, and since when.
     flushed: (RaftIndex, Instant),
+    /// Since when a segment holds records of clients, by this node's clock. What writers say of the time ends none.
+    aging: Option<(SegmentNumber, UnixMillis)>,
 }
 
 type Flight = std::pin::Pin<Box<dyn Future<Output = (Option<Written>, Flown)> + Send>>;
@@ -116,6 +118,7 @@ impl Leading {
                 pending: VecDeque::new(),
                 applied,
                 flushed: (RaftIndex::new(0), Instant::now()),
+                aging: None,
             };
             let ended = self.lead(&mut reign).await;
             // Only what is applied for sure was answered as such; the rest is retriable.
@@ -309,10 +312,10 @@ impl Leading {
         let replica = self.replica.lock();
         let tail = replica.tail();
         if tail.segment == reign.sequencer.segment() {
-            let now = self.clock.now().get();
-            let age = replica.aging_since().map_or(0, |since| now.saturating_sub(since.get()));
+            let now = self.clock.now();
             if replica.aging_since().is_some()
-                && (age >= self.settings.after_ms || tail.stored_bytes() >= self.settings.bytes)
+                && (reign.age(tail.segment, now) >= self.settings.after_ms
+                    || tail.stored_bytes() >= self.settings.bytes)
             {
                 reign.sequencer.end_segment();
             }
@@ -336,6 +339,13 @@ impl Leading {
 }
 
 impl Reign {
+    /// For how many milliseconds this leader has known that the segment holds records of clients.
+    fn age(&mut self, segment: SegmentNumber, now: UnixMillis) -> u64 {
+        let known = self.aging.filter(|(known, _)| *known == segment);
+        let (_, since) = *self.aging.insert(known.unwrap_or((segment, now)));
+        now.get().saturating_sub(since.get())
+    }
+
     /// The next proposal, where one may go now.
     fn due(&mut self) -> Option<Proposed> {
         let full = self.sequencer.has_ready() || self.sequencer.waiting_bytes() >= PIPELINE_BYTES;

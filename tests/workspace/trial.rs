@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,14 +92,13 @@ pub(crate) struct Trial {
     reader: JoinHandle<(Vec<Read>, Vec<HeadRead>)>,
     /// What the trial itself has read.
     pub(crate) reads: Vec<Read>,
-    _turn: MutexGuard<'static, ()>,
 }
 
 /// Runs a trial on a runtime of its own, and checks what is left.
 pub(crate) fn trial(name: &str, faults: impl AsyncFnOnce(&mut Trial)) {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let ended = runtime().map_err(|failure| failure.to_string()).unwrap().block_on(async {
-        let mut trial = Trial::start(turn).await;
+        let mut trial = Trial::start().await;
         trial.more(300).await;
         faults(&mut trial).await;
         trial.more(300).await;
@@ -109,7 +108,7 @@ pub(crate) fn trial(name: &str, faults: impl AsyncFnOnce(&mut Trial)) {
 }
 
 impl Trial {
-    async fn start(turn: MutexGuard<'static, ()>) -> Self {
+    async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let plan = Plan { directory: directory.path(), sites: 3, extra: "", delay: None };
         let mut sites = told(Sites::make(&Environment::system(), &plan).await);
@@ -133,7 +132,7 @@ impl Trial {
             writers.push(tokio::spawn(write(ChainWriter::new(appender, chain, None), Arc::clone(&shared))));
         }
         let reader = tokio::spawn(read(connected(&sites).await, Arc::clone(&shared)));
-        Self { directory, sites, client, shared, writers, reader, reads: Vec::new(), _turn: turn }
+        Self { directory, sites, client, shared, writers, reader, reads: Vec::new() }
     }
 
     pub(crate) fn now(&self) -> Moment {

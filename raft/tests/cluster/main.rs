@@ -87,3 +87,20 @@ async fn after_all_nodes_died_at_once_every_acknowledged_record_is_there() {
     cluster.stop_all().await;
     cluster.compare(&[writer]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_writers_say_of_the_time_ends_no_segment() {
+    let mut settings = cluster::settings(150, (400, 700));
+    settings.seal.after_ms = 3_600_000;
+    let mut cluster = Cluster::start_with(3, settings, std::collections::BTreeMap::new()).await;
+    // Its records are more than fifty years old.
+    let mut writer = Writer::new("w");
+    for _ in 0..20 {
+        writer.write(&cluster, 30, PATIENCE).await;
+        let leaves = cluster.settle(PATIENCE).await;
+        let segment = cluster.node(1).replica().lock().tail().segment.get();
+        assert_eq!(segment, leaves / 256, "{leaves} leaves");
+    }
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
