@@ -326,7 +326,9 @@ impl Client {
                     let named = refusal.leader.as_ref().is_some_and(|leader| !leader.address.is_empty());
                     return Ok(if named && failed == 0 { Wait::Skipped } else { Wait::Needed });
                 }
-                v1::RefusalCode::Busy | v1::RefusalCode::Unavailable => {}
+                v1::RefusalCode::Busy => {}
+                // A leader that has lost its majority says so for as long as that lasts: others know better.
+                v1::RefusalCode::Unavailable => self.router.moved_on(address),
                 _ => return Err(CallError::Refused(refusal.into())),
             }
         }

@@ -131,7 +131,8 @@ impl ClientConfig {
                 append: Duration::from_secs(60),
                 answer: Duration::from_secs(15),
             },
-            retry: Retry { base: Duration::from_millis(20), cap: Duration::from_secs(2) },
+            // A leader is elected within a second or two: whoever waits longer than this between attempts doubles that.
+            retry: Retry { base: Duration::from_millis(20), cap: Duration::from_millis(250) },
             in_flight: InFlight { records: 16_384, bytes: 64 << 20 },
             batch: Batch { records: 1024, bytes: 1 << 20 },
             jitter_seed: getrandom::u64().map_err(|error| ConfigError::Randomness { what: error.to_string() })?,

@@ -94,7 +94,7 @@ impl Router {
     }
 
     /// As [`Router::failed`], but its connection is sound.
-    fn moved_on(&self, from: &Address) {
+    pub(crate) fn moved_on(&self, from: &Address) {
         let channel = self.state().channels.get(from).cloned();
         self.failed(from);
         if let Some(channel) = channel {

@@ -3,7 +3,8 @@
 //! It begins when an entry of the node's own term is applied, and proposes for that term only, in one ordered
 //! stream. While proposals are under way, what arrives is packed into the next batch. After anything but the
 //! expected answer it waits until every proposal has a final one and all that was appended is applied, then begins
-//! again from the heads there; what was pending is answered as retriable.
+//! again from the heads there; what was pending is answered as retriable. So is everything once no majority has
+//! answered for as long as openraft's lease lasts: somebody else may lead by then, and whoever sends is to look there.
 //!
 //! I-LEADING-1: a receipt is handed out only for a leaf that is applied.
 
@@ -12,19 +13,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use openraft::ServerState;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResponse;
+use openraft::{RaftMetrics, ServerState};
 use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
 use stele_engine::intake::Submission;
 use stele_engine::local::{Receipt, SealSettings};
-use stele_engine::number::{RaftIndex, Term};
+use stele_engine::number::{RaftIndex, SegmentNumber, Term};
 use stele_engine::reserved::{self, Genesis};
 use stele_engine::sequencer::{Proposed, Sequenced, Sequencer};
 use stele_engine::store::MAX_UNFLUSHED_BYTES;
-use stele_proof::TreeSize;
+use stele_proof::{TreeSize, UnixMillis};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -47,6 +48,14 @@ const TICK: Duration = Duration::from_millis(50);
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Written = Result<ClientWriteResponse<TypeConfig>, openraft::errors::ClientWriteError<TypeConfig>>;
 
+const ABOUT_TO_LEAD: Refused = Refused::Unavailable("this node is about to lead");
+
+/// Whether a majority has answered this leader within its lease.
+fn hears_majority(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)
+}
+
 /// The task's tools.
 pub(crate) struct Leading {
     pub(crate) raft: Raft,
@@ -54,6 +63,8 @@ pub(crate) struct Leading {
     pub(crate) messages: mpsc::Receiver<Message>,
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     pub(crate) settings: SealSettings,
+    /// How long the word of a majority holds: openraft takes no proposals behind that.
+    pub(crate) lease: Duration,
     /// What the first leader of an empty log writes.
     pub(crate) genesis: Option<Genesis>,
 }
@@ -86,6 +97,8 @@ struct Reign {
     applied: TreeSize,
     /// How far this node's own disk was, and since when.
     flushed: (RaftIndex, Instant),
+    /// Since when a segment holds records of clients, by this node's clock. What writers say of the time ends none.
+    aging: Option<(SegmentNumber, UnixMillis)>,
 }
 
 type Flight = std::pin::Pin<Box<dyn Future<Output = (Option<Written>, Flown)> + Send>>;
@@ -111,13 +124,32 @@ impl Leading {
                 proposed: Instant::now(),
                 applied,
                 flushed: (RaftIndex::new(0), Instant::now()),
+                aging: None,
             };
             let ended = self.lead(&mut reign).await;
             // Only what is applied for sure was answered as such; the rest is retriable.
             reign.give_up();
-            while reign.in_flight.next().await.is_some() {}
+            self.drain(&mut reign).await;
             if matches!(ended, Ended::Stopped) {
                 return;
+            }
+        }
+    }
+
+    /// Waits for the final answer to every proposal, which a leader without a majority does not get before it has one
+    /// again or another one leads.
+    async fn drain(&mut self, reign: &mut Reign) {
+        let mut open = true;
+        while !reign.in_flight.is_empty() {
+            tokio::select! {
+                _ = reign.in_flight.next() => {}
+                message = self.messages.recv(), if open => match message {
+                    Some(message) => {
+                        let hears = hears_majority(&self.raft.metrics().borrow_watched(), self.lease);
+                        message.refuse(&if hears { ABOUT_TO_LEAD } else { Refused::NotLeader(None) });
+                    }
+                    None => open = false,
+                },
             }
         }
     }
@@ -130,12 +162,15 @@ impl Leading {
             let is_leader = server.borrow_watched().state == ServerState::Leader;
             let (leads, leader) = {
                 let now = metrics.borrow_watched();
+                let hears = hears_majority(&now, self.lease);
                 let last = now.last_applied.as_ref();
                 let settled = last.is_some_and(|last| {
                     last.leader_id.term == now.current_term && Some(last.index) == now.last_log_index
                 });
-                let leads = (now.state == ServerState::Leader && settled).then_some(Term::new(now.current_term));
-                (leads, now.current_leader)
+                let leads = now.state == ServerState::Leader && settled && hears;
+                // Where nobody has answered this leader for a while, there may be another one.
+                let leader = now.current_leader.filter(|leader| hears || *leader != now.id);
+                (leads.then_some(Term::new(now.current_term)), leader)
             };
             if let Some(term) = leads {
                 let replica = self.replica.lock();
@@ -149,7 +184,7 @@ impl Leading {
                 }
             }
             let refused = match leader {
-                Some(node) if node == *self.raft.node_id() => Refused::Unavailable("this node is about to lead"),
+                Some(node) if node == *self.raft.node_id() => ABOUT_TO_LEAD,
                 leader => Refused::NotLeader(leader),
             };
             let changed = async { if is_leader { metrics.changed().await } else { server.changed().await } };
@@ -279,18 +314,19 @@ impl Leading {
         }
     }
 
-    /// Ends a segment that is old or large; writes seal records that are due. `false` where this node leads no more.
+    /// Ends a segment that is old or large; writes seal records that are due. `false` where this node leads no more, or cannot
+    /// know that it does.
     fn housekeeping(&self, reign: &mut Reign) -> bool {
-        if !self.raft.is_leader() {
+        if !self.raft.is_leader() || !hears_majority(&self.raft.metrics().borrow_watched(), self.lease) {
             return false;
         }
         let replica = self.replica.lock();
         let tail = replica.tail();
         if tail.segment == reign.sequencer.segment() {
-            let now = self.clock.now().get();
-            let age = replica.aging_since().map_or(0, |since| now.saturating_sub(since.get()));
+            let now = self.clock.now();
             if replica.aging_since().is_some()
-                && (age >= self.settings.after_ms || tail.stored_bytes() >= self.settings.bytes)
+                && (reign.age(tail.segment, now) >= self.settings.after_ms
+                    || tail.stored_bytes() >= self.settings.bytes)
             {
                 reign.sequencer.end_segment();
             }
@@ -314,6 +350,13 @@ impl Leading {
 }
 
 impl Reign {
+    /// For how many milliseconds this leader has known that the segment holds records of clients.
+    fn age(&mut self, segment: SegmentNumber, now: UnixMillis) -> u64 {
+        let known = self.aging.filter(|(known, _)| *known == segment);
+        let (_, since) = *self.aging.insert(known.unwrap_or((segment, now)));
+        now.get().saturating_sub(since.get())
+    }
+
     /// The next proposal, where one may go now.
     fn due(&mut self) -> Option<Proposed> {
         let full = self.sequencer.has_ready() || self.sequencer.waiting_bytes() >= PIPELINE_BYTES;

@@ -133,6 +133,7 @@ impl Node {
             messages,
             clock: Arc::clone(&environment.clock),
             settings: settings.seal,
+            lease: settings.election.1,
             genesis: match begin {
                 Begin::Cluster(birth) => Some(birth.genesis.clone()),
                 Begin::Join => None,

@@ -22,7 +22,8 @@
 //! from where they lie, and entries that arrive are slices of the frame that brought them.
 //!
 //! I-PEER-1: answers come in the order of the requests; at most [`client::PIPELINE`] are awaited.
-//! I-PEER-2: what a peer sends is bounded before it is kept, and reaches openraft only if a log can hold it.
+//! I-PEER-2: what a peer sends is bounded before it is kept, and reaches openraft only if it speaks for itself and a log
+//! can hold it.
 //! I-PEER-3: a node that has let in enough reads no more from the log connection, and never blocks openraft.
 
 use std::fmt;

@@ -199,13 +199,18 @@ fn vote(node: u64) -> Vote {
     Vote::from_leader_id(openraft::impls::leader_id_std::LeaderId { term: 3, voted_for: node }, true)
 }
 
+/// What a candidate asks votes with.
+fn ballot(node: u64) -> Vote {
+    Vote { committed: false, ..vote(node) }
+}
+
 /// Asks node 2 for a vote.
 async fn ask(local: Local, transport: Transport, dial: Arc<dyn Dial>, at: &Peer) -> Result<(), String> {
     let mut client = factory(local, transport, dial).new_client(2, at).await;
-    let voted = client.vote(VoteRequest::new(vote(1), None), option()).await;
+    let voted = client.vote(VoteRequest::new(ballot(local.node.get()), None), option()).await;
     let voted = voted.map_err(|error| error.to_string())?;
     assert!(voted.vote_granted);
-    let before = client.pre_vote(VoteRequest::new(vote(1), None), option()).await.unwrap();
+    let before = client.pre_vote(VoteRequest::new(ballot(local.node.get()), None), option()).await.unwrap();
     assert!(!before.vote_granted, "a pre-vote is not granted where the node does not grant it");
     Ok(())
 }
@@ -222,7 +227,7 @@ async fn a_node_of_another_cluster_or_for_another_node_is_refused_and_told_why()
     serving.refused(Refused::Cluster, 1).await;
 
     let mut client = factory(local(1), Transport::Plain, dial).new_client(3, &peer("here")).await;
-    let error = client.vote(VoteRequest::new(vote(1), None), option()).await.unwrap_err().to_string();
+    let error = client.vote(VoteRequest::new(ballot(1), None), option()).await.unwrap_err().to_string();
     assert!(error.contains("node 3 at here refuses: it is node 2"), "{error}");
     serving.refused(Refused::Node, 1).await;
     serving.stop().await;
@@ -546,7 +551,7 @@ async fn a_node_that_went_away_and_came_back_is_reached_again() {
     let serving = Serving::plain(listener, Script::default());
     let mut network = factory(local(1), Transport::Plain, Arc::new(Tcp));
     let mut client = network.new_client(2, &peer(address)).await;
-    let request = || VoteRequest::new(vote(1), None);
+    let request = || VoteRequest::new(ballot(1), None);
     client.vote(request(), option()).await.unwrap();
     serving.stop().await;
     // Nobody is there; the connection that was kept is not mistaken for one.
@@ -563,7 +568,7 @@ async fn a_call_gives_up_in_time_where_nobody_greets() {
     let mut client = factory(local(1), Transport::Plain, dial).new_client(2, &peer("here")).await;
     let began = tokio::time::Instant::now();
     let option = RPCOption::new(Duration::from_millis(200));
-    client.vote(VoteRequest::new(vote(1), None), option).await.unwrap_err();
+    client.vote(VoteRequest::new(ballot(1), None), option).await.unwrap_err();
     assert_eq!(began.elapsed().as_millis(), 150);
 }
 

@@ -12,13 +12,14 @@ use stele_tools::remote::{call, runtime};
 use stele_tools::sites::{Plan, Sites, steled};
 
 use crate::process::{Ended, Writer, check_all_there, command, lines, on_log, piped, run, text, until, verify};
+use crate::trial::sealed_files;
 
 /// `stele WORDS`.
-fn stele(words: &[&str]) -> Ended {
+pub(crate) fn stele(words: &[&str]) -> Ended {
     run(words_command(words), b"")
 }
 
-fn words_command(words: &[&str]) -> Command {
+pub(crate) fn words_command(words: &[&str]) -> Command {
     command(&words.iter().map(OsStr::new).collect::<Vec<_>>())
 }
 
@@ -84,18 +85,6 @@ fn quickstart_refuses_a_directory_in_use_and_a_file_that_is_not_there() {
 
 fn told<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| panic!("{failure}"))
-}
-
-fn sealed_files(log: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(log.join("segments"))
-        .unwrap()
-        .map(Result::unwrap)
-        .filter(|entry| entry.metadata().unwrap().permissions().readonly())
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "seg" || extension == "pay"))
-        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
-        .collect();
-    files.sort();
-    files
 }
 
 fn append_to(endpoint: &str) -> Command {
@@ -257,13 +246,13 @@ fn development_certificates_are_never_overwritten_and_their_keys_are_private() {
 }
 
 /// A `steled` that is killed with the test.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     output: PathBuf,
 }
 
 impl Node {
-    fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         let output = directory.join("output");
         let program = steled().unwrap_or_else(|failure| panic!("{failure}"));
         let mut command = piped(Command::new(program), &["--config".as_ref(), "steled.toml".as_ref()]);
@@ -275,7 +264,7 @@ impl Node {
         Self { child: command.spawn().unwrap(), output }
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap()
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The tables, and how many rows each has where that is fixed elsewhere.
-const TABLES: [(&str, Option<usize>); 2] = [("docs/gates.md", Some(13)), ("docs/faults.md", None)];
+const TABLES: [(&str, Option<usize>); 3] =
+    [("docs/gates.md", Some(13)), ("docs/faults.md", None), ("docs/faults-of-sites.md", None)];
 const NONE_YET: &str = "none yet: ";
 
 /// A row of a table.
@@ -45,13 +46,13 @@ fn row(text: &str) -> Result<Row, String> {
     names.map(row).ok_or_else(|| format!("the third cell names tests, or says `{NONE_YET}` and why: {text}"))
 }
 
-/// The names of all tests in a source: functions behind `#[test]`, with other attributes between.
+/// The names of all tests in a source: functions behind `#[test]` or `#[tokio::test]`, with other attributes between.
 fn tests_in(source: &str) -> BTreeSet<String> {
     let (mut found, mut is_test) = (BTreeSet::new(), false);
     for line in source.lines().map(str::trim) {
-        if line == "#[test]" {
+        if line == "#[test]" || line.starts_with("#[tokio::test") {
             is_test = true;
-        } else if let Some(function) = line.strip_prefix("fn ") {
+        } else if let Some(function) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
             if is_test {
                 found.extend(function.split(['(', '<']).next().map(str::to_owned));
             }
@@ -119,6 +120,6 @@ fn a_row_without_tests_says_why_and_a_function_that_is_no_test_shows_nothing() {
     ] {
         assert!(rows(&page.replace("| 2 | y | none yet: z |", bad)).is_err(), "{bad}");
     }
-    let source = "fn helper() {}\n#[test]\n#[ignore]\nfn shown() {}\nfn other() {}\n    #[test]\n    fn prop_inner(a in 0..1) {}";
-    assert_eq!(tests_in(source).into_iter().collect::<Vec<_>>(), ["prop_inner", "shown"]);
+    let source = "fn helper() {}\n#[test]\n#[ignore]\nfn shown() {}\nfn other() {}\n    #[test]\n    fn prop_inner(a in 0..1) {}\n#[tokio::test]\nasync fn waits() {}";
+    assert_eq!(tests_in(source).into_iter().collect::<Vec<_>>(), ["prop_inner", "shown", "waits"]);
 }

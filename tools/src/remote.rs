@@ -16,8 +16,8 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::policy::Policy;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
-use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::{Code, Status};
 
 use crate::context::{self, Reach};
 use crate::exit::{Exit, Failure};
@@ -157,7 +157,8 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     let mut last = String::from("no address was tried");
     let found = timeout(REACH, describe(&dial, &endpoints, &mut last)).await;
     let logs = found.map_err(|_elapsed| {
-        Failure::new(Exit::Unreachable, anyhow!("no node answers at {}: {last}", reach.endpoint.join(", ")))
+        let (at, hint) = (reach.endpoint.join(", "), hint(reach));
+        Failure::new(Exit::Unreachable, anyhow!("no node answers at {at}: {last}{hint}"))
     })??;
     let description = choose(logs, reach.origin.as_deref())?;
     let origin = Origin::new(&description.origin).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
@@ -212,10 +213,33 @@ async fn describe(
                 Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
                     return Err(Failure::new(Exit::Forbidden, anyhow!("{address}: {}", status.message())));
                 }
-                Err(status) => *last = format!("{address}: {}", status.message()),
+                Err(status) => *last = format!("{address}: {}", reasons(&status)),
             }
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// What a status says, and what lies under it: that a certificate was refused is said there alone.
+fn reasons(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+/// What a server may want that was not given.
+const fn hint(reach: &Reach) -> &'static str {
+    match (&reach.ca, &reach.cert) {
+        (None, _) => "; a cluster with TLS is reached with --ca",
+        (Some(_), None) => "; a cluster that asks clients for a certificate is reached with --cert and --key",
+        (Some(_), Some(_)) => "",
     }
 }
 

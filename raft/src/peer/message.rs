@@ -31,6 +31,9 @@
 //! | 56 | 17 `n` | per entry | kind 1, term 8, body length 4, payload slots' length 4 |
 //! | .. | .. | per entry | body, then payload slots: the bytes that will lie in the files |
 //!
+//! The vote of an append and of transfer leader is committed, that of vote and pre-vote is not, and each is the vote of
+//! the peer that sends it.
+//!
 //! The entries follow the one before, so their indexes are not said. Bodies and slots together are at most
 //! [`MAX_ENTRIES_BYTES`].
 //!
@@ -58,13 +61,13 @@ use openraft::raft::{
 };
 use stele_engine::batch::{Batch, MAX_PAYLOAD_BYTES};
 use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
-use stele_engine::number::{RaftIndex, SegmentNumber};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
 
 use super::Class;
 use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
-use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, decode_membership};
+use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, Vote, decode_membership};
 use crate::raft_log::READ_BYTES;
 
 /// Most entries of one append.
@@ -168,6 +171,18 @@ fn follow(append: &AppendEntriesRequest<TypeConfig>) -> bool {
 }
 
 impl Request {
+    /// Whether the peer speaks for itself: a leader of its own entries, a candidate for its own vote. openraft takes
+    /// this for granted, and where its assertions are compiled in, it stops where it is not so.
+    pub(super) fn is_of(&self, peer: NodeId) -> bool {
+        let of = |vote: &Vote, committed| vote.leader_id.voted_for == peer.get() && vote.committed == committed;
+        match self {
+            Self::Append(append) => of(&append.vote, true),
+            Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
+            Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
+            Self::ListSegments { .. } | Self::ReadSegment { .. } => true,
+        }
+    }
+
     /// # Panics
     /// Where entries do not follow each other or are more than fit: the log storage read them.
     pub(super) fn encode(&self) -> Frame {

@@ -17,6 +17,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
+use stele_engine::number::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -223,8 +224,8 @@ impl<R: RaftHandle> Serving<R> {
     async fn serve(&self, socket: BoxSocket) {
         let Some(Accepted { connection, class, from }) = self.accepting.accept(socket).await else { return };
         let served = match class {
-            Class::Log => self.serve_log(connection).await,
-            Class::Control | Class::Segments => self.serve_questions(class, connection).await,
+            Class::Log => self.serve_log(from, connection).await,
+            Class::Control | Class::Segments => self.serve_questions(class, from, connection).await,
         };
         if let Err(error) = served {
             self.accepting.metrics.count_broken();
@@ -238,11 +239,11 @@ impl<R: RaftHandle> Serving<R> {
     }
 
     /// One question after the other.
-    async fn serve_questions(&self, class: Class, mut connection: Connection) -> Result<(), Ended> {
+    async fn serve_questions(&self, class: Class, from: NodeId, mut connection: Connection) -> Result<(), Ended> {
         loop {
             let (mut receiver, _) = connection.halves();
             let Some(frame) = receiver.next().await? else { return Ok(()) };
-            let answered = self.answer(Request::decode(class, frame)?).await;
+            let answered = self.answer(decode(class, from, frame)?).await;
             let answer = match answered {
                 Err(Ended::Stopped(_)) => Answer::Failed(Failure::Stopped),
                 other => other?,
@@ -297,7 +298,7 @@ impl<R: RaftHandle> Serving<R> {
     }
 
     /// Appends, as many as openraft takes, and answers as they come.
-    async fn serve_log(&self, mut connection: Connection) -> Result<(), Ended> {
+    async fn serve_log(&self, from: NodeId, mut connection: Connection) -> Result<(), Ended> {
         let mut appends = Appends::start(&self.raft);
         loop {
             let (mut receiver, _) = connection.halves();
@@ -320,7 +321,7 @@ impl<R: RaftHandle> Serving<R> {
                 }
                 frame = receiver.next(), if appends.waiting.is_none() => {
                     let Some(frame) = frame? else { return Ok(()) };
-                    appends.waiting = Some(decode(frame)?);
+                    appends.waiting = Some(decode_append(from, frame)?);
                 }
                 () = pass_on(&appends.input, &mut appends.waiting, self.admission.as_ref()),
                     if appends.waiting.is_some() => {}
@@ -329,8 +330,13 @@ impl<R: RaftHandle> Serving<R> {
     }
 }
 
-fn decode(frame: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
-    match Request::decode(Class::Log, frame)? {
+fn decode(class: Class, from: NodeId, frame: Bytes) -> Result<Request, MessageError> {
+    let request = Request::decode(class, frame)?;
+    if request.is_of(from) { Ok(request) } else { Err(MessageError::Field("vote of the sender")) }
+}
+
+fn decode_append(from: NodeId, frame: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
+    match decode(Class::Log, from, frame)? {
         Request::Append(append) => Ok(append),
         _ => Err(MessageError::Type(0)),
     }

@@ -2,28 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use stele_engine::batch::{BatchBuilder, HEADER_BYTES};
 use stele_engine::birth::{MemberOptions, create_member};
 use stele_engine::directory::{Inventory, LogDirectory};
+use stele_engine::disk::{Access, read_up_to};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
 use stele_engine::local::{Receipt, SealSettings};
 use stele_engine::membership::{Membership, Node as Member};
-use stele_engine::number::{Alignment, BlockHeight, NodeId, SegmentNumber, SiteName};
+use stele_engine::number::{Alignment, BlockHeight, NodeId, SegmentNumber, SiteName, Term};
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_engine::reserved::{Genesis, LogId};
 use stele_engine::segment::SegmentFile;
-use stele_proof::UnixMillis;
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
-use stele_proof::record::{Actor, Object, RecordBuilder, SelfHash, Subject};
+use stele_proof::record::{Actor, Finished, Object, RecordBuilder, SelfHash, Subject};
+use stele_proof::{TreeSize, UnixMillis};
 use stele_raft::intake::{Answers, Refused, Submitted};
 use stele_raft::node::{Begin, Birth, Node, NodeSettings};
+use stele_simulator::fake_disk::FakeDisk;
+use stele_simulator::random::SplitMix64;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::slow::SlowDisk;
 use crate::wires::Wires;
 
 const HEIGHT: u8 = 8;
@@ -31,9 +37,20 @@ const ORIGIN: &str = "example.com/cluster";
 
 pub(crate) struct Cluster {
     directory: TempDir,
-    wires: Wires,
+    pub(crate) wires: Wires,
     birth: Birth,
+    settings: NodeSettings,
     nodes: BTreeMap<u64, Option<Node>>,
+    /// What stands in for the disks of nodes that have no real one.
+    disks: BTreeMap<u64, FakeDisk>,
+}
+
+/// Timings of an election, and nothing is sealed by age.
+pub(crate) fn settings(heartbeat: u64, election: (u64, u64)) -> NodeSettings {
+    let millis = Duration::from_millis;
+    let election = (millis(election.0), millis(election.1));
+    let seal = SealSettings { after_ms: u64::MAX, ..SealSettings::default() };
+    NodeSettings { heartbeat: millis(heartbeat), election, seal }
 }
 
 fn birth(count: u64) -> Birth {
@@ -64,18 +81,47 @@ fn birth(count: u64) -> Birth {
 
 impl Cluster {
     pub(crate) async fn start(count: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut cluster = Self { directory, wires: Wires::default(), birth: birth(count), nodes: BTreeMap::new() };
+        let settings = NodeSettings { seal: settings(1, (1, 1)).seal, ..NodeSettings::default() };
+        Self::start_with(count, settings, BTreeMap::new()).await
+    }
+
+    /// Nodes with these settings, on these disks where there are any.
+    pub(crate) async fn start_with(count: u64, settings: NodeSettings, disks: BTreeMap<u64, FakeDisk>) -> Self {
+        let (directory, wires) = (tempfile::tempdir().unwrap(), Wires::default());
+        let mut cluster = Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks };
         for id in 1..=count {
             let options = MemberOptions {
                 node: NodeId::new(id),
                 block_height: BlockHeight::new(HEIGHT).unwrap(),
                 frame_align: Alignment::PAGE,
             };
-            create_member(&Environment::system(), &cluster.path(id), &options).unwrap();
+            create_member(&cluster.environment(id), &cluster.path(id), &options).unwrap();
             cluster.restart(id).await;
         }
         cluster
+    }
+
+    fn environment(&self, id: u64) -> Environment {
+        match self.disks.get(&id) {
+            Some(disk) => Environment { disk: Arc::new(SlowDisk::new(disk.clone(), id)), ..Environment::system() },
+            None => Environment::system(),
+        }
+    }
+
+    pub(crate) fn disk(&self, id: u64) -> &FakeDisk {
+        &self.disks[&id]
+    }
+
+    /// The power fails at all nodes, one right after the other, and comes back.
+    pub(crate) async fn lose_power(&mut self, random: &mut SplitMix64) {
+        let crashed: Vec<(u64, FakeDisk)> = self.disks.iter().map(|(id, disk)| (*id, disk.crash(random))).collect();
+        for id in self.ids() {
+            self.kill(id).await;
+        }
+        self.disks.extend(crashed);
+        for id in self.ids() {
+            self.restart(id).await;
+        }
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -91,12 +137,9 @@ impl Cluster {
     }
 
     pub(crate) async fn restart(&mut self, id: u64) {
-        let settings = NodeSettings {
-            seal: SealSettings { after_ms: u64::MAX, ..SealSettings::default() },
-            ..NodeSettings::default()
-        };
         let (path, birth, ends) = (self.path(id), self.birth.clone(), self.wires.of(id));
-        let node = Node::start(&Environment::system(), &path, settings, &Begin::Cluster(birth), ends).await.unwrap();
+        let (environment, settings) = (self.environment(id), self.settings.clone());
+        let node = Node::start(&environment, &path, settings, &Begin::Cluster(birth), ends).await.unwrap();
         self.wires.join(id, node.raft().clone());
         self.nodes.insert(id, Some(node));
     }
@@ -156,7 +199,9 @@ impl Cluster {
                 seen.push((visible, root, store, recorded));
             }
             let (first, last) = (seen[0], seen[0].0);
-            if seen.iter().all(|one| *one == first) && last == first.2 && first.3 == last.segment.get() {
+            let same = seen.iter().all(|one| *one == first) && last == first.2 && first.3 == last.segment.get();
+            // A node may know the record of a segment that its own thread is still sealing.
+            if same && self.ids().iter().all(|id| self.sealed(*id) == last.segment.get()) {
                 return last.leaves.get();
             }
             assert!(Instant::now() < deadline, "the nodes do not come to the same: {seen:#?}");
@@ -175,7 +220,7 @@ impl Cluster {
     pub(crate) fn compare(&self, writers: &[Writer]) {
         let mut all: Vec<Vec<ReadRecord>> = Vec::new();
         for id in self.ids() {
-            let reader = LogReader::open(&Environment::system(), &self.path(id)).unwrap();
+            let reader = LogReader::open(&self.environment(id), &self.path(id)).unwrap();
             reader.whole().unwrap();
             let mut records = Vec::new();
             reader
@@ -209,18 +254,39 @@ impl Cluster {
         self.compare_segments();
     }
 
+    /// How many segments of a node are sealed.
+    fn sealed(&self, id: u64) -> u64 {
+        let directory = LogDirectory::new(self.path(id));
+        Inventory::take(self.environment(id).disk.as_ref(), &directory).unwrap().sealed.get()
+    }
+
     fn compare_segments(&self) {
-        let directories: Vec<LogDirectory> = self.ids().iter().map(|id| LogDirectory::new(self.path(*id))).collect();
-        let environment = Environment::system();
-        let sealed = Inventory::take(environment.disk.as_ref(), &directories[0]).unwrap().sealed.get();
-        assert!(sealed > 0, "nothing was sealed");
-        for segment in (0..sealed).map(SegmentNumber::new) {
-            let bytes =
-                |directory: &LogDirectory| std::fs::read(directory.segment_file(SegmentFile::Frames(segment))).unwrap();
-            let first = bytes(&directories[0]);
-            for other in &directories[1..] {
-                assert!(first == bytes(other), "segment {segment} differs");
+        let ids = self.ids();
+        assert!(self.sealed(ids[0]) > 0, "nothing was sealed");
+        for segment in (0..self.sealed(ids[0])).map(SegmentNumber::new) {
+            let bytes = |id: u64| {
+                let file = LogDirectory::new(self.path(id)).segment_file(SegmentFile::Frames(segment));
+                let file = self.environment(id).disk.open(&file, Access::Read).unwrap();
+                let len = usize::try_from(file.status().unwrap().len).unwrap();
+                read_up_to(file.as_ref(), 0, len).unwrap()
+            };
+            let first = bytes(ids[0]);
+            for other in &ids[1..] {
+                assert_eq!(self.sealed(*other), self.sealed(ids[0]), "sealed segments");
+                assert!(first == bytes(*other), "segment {segment} differs");
             }
+        }
+    }
+}
+
+/// What a node that led for a while answered to records that nobody sends again: where it gave them a place, they
+/// have that place.
+pub(crate) fn keep_word(answers: &Answers, told: &[(Receipt, SelfHash)]) {
+    for (answer, (receipt, _)) in answers.iter().zip(told) {
+        match answer {
+            Ok(told) => assert_eq!(told, receipt, "a record has two places"),
+            Err(Refused::Record(refusal)) => panic!("refused: {refusal}"),
+            Err(_) => {}
         }
     }
 }
@@ -264,6 +330,18 @@ impl Writer {
             self.made.push((finished.into(), hash));
         }
         self.waiting()
+    }
+
+    /// The next record as a batch of its own, at this place and of this term, as a leader would propose it.
+    pub(crate) fn next_batch(&mut self, term: u64, leaves: TreeSize) -> (Bytes, Bytes) {
+        if self.made.len() == self.told.len() {
+            self.next_records(1);
+        }
+        let finished = Finished::split(&self.made[self.told.len()].0).unwrap();
+        let mut batch = BatchBuilder::default();
+        finished.write_canonical(batch.buffer());
+        batch.push(HEADER_BYTES, None);
+        batch.cut(Term::new(term), leaves.next_leaf())
     }
 
     fn waiting(&self) -> Vec<Submitted> {

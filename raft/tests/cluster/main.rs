@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster;
+mod lease;
+mod partitions;
+mod power;
+mod slow;
 mod wires;
 
 use cluster::{Cluster, Writer};
@@ -80,6 +84,23 @@ async fn after_all_nodes_died_at_once_every_acknowledged_record_is_there() {
     }
     writer.write(&cluster, 10, PATIENCE).await;
     cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_writers_say_of_the_time_ends_no_segment() {
+    let mut settings = cluster::settings(150, (400, 700));
+    settings.seal.after_ms = 3_600_000;
+    let mut cluster = Cluster::start_with(3, settings, std::collections::BTreeMap::new()).await;
+    // Its records are more than fifty years old.
+    let mut writer = Writer::new("w");
+    for _ in 0..20 {
+        writer.write(&cluster, 30, PATIENCE).await;
+        let leaves = cluster.settle(PATIENCE).await;
+        let segment = cluster.node(1).replica().lock().tail().segment.get();
+        assert_eq!(segment, leaves / 256, "{leaves} leaves");
+    }
     cluster.stop_all().await;
     cluster.compare(&[writer]);
 }

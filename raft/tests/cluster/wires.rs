@@ -44,6 +44,16 @@ impl Wires {
         }
     }
 
+    /// Cuts one direction: what `from` says does not reach `to`.
+    pub(crate) fn cut(&self, from: u64, to: u64) {
+        self.0.lock().unwrap().cut.insert((from, to));
+    }
+
+    /// Mends one direction.
+    pub(crate) fn mend(&self, from: u64, to: u64) {
+        self.0.lock().unwrap().cut.remove(&(from, to));
+    }
+
     pub(crate) fn heal(&self) {
         self.0.lock().unwrap().cut.clear();
     }
