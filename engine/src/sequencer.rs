@@ -119,6 +119,32 @@ impl Sequencer {
         self.checking = buffer;
     }
 
+    /// Finishes a record of a client, as the next one of its chain; answers its place and its canonical bytes.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn take_draft(
+        &mut self,
+        builder: &RecordBuilder<'_>,
+        payload: Option<(&Salt, &[u8])>,
+    ) -> Result<(Receipt, Vec<u8>), Refusal> {
+        let submission = Submission::Draft { builder, payload };
+        let start = self.batch.buffer().len();
+        let admitted = admit(&submission, Asker::Client, &self.limits, &mut self.chains, self.batch.buffer());
+        let canonical = self.batch.buffer()[start..].to_vec();
+        match admitted {
+            Ok(admitted @ Admitted::Next(..)) => match self.take_admitted(&submission, admitted, start) {
+                Sequenced::At(receipt) => Ok((receipt, canonical)),
+                Sequenced::Older(_) => unreachable!("a draft becomes the next record of its chain"),
+            },
+            Ok(_) => unreachable!("a draft becomes the next record of its chain"),
+            Err(refusal) => {
+                self.batch.buffer().truncate(start);
+                Err(refusal)
+            }
+        }
+    }
+
     /// Takes a record of the log itself; its body is the payload, with nothing to hide.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`draft`] | records that the leader finishes |
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
 //! | [`intake`] | what clients send, bounded |
 //! | `leading` | the leader's task: packs, proposes, answers |
@@ -17,6 +18,7 @@
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
+pub mod draft;
 pub mod entry;
 pub mod intake;
 mod leading;

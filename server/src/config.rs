@@ -159,6 +159,8 @@ pub struct Limits {
     pub readers: usize,
     /// How long a stop waits.
     pub drain: Duration,
+    /// Identities that a leader remembers.
+    pub remembered: usize,
 }
 
 /// The form of trace events.

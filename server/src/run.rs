@@ -263,6 +263,7 @@ fn settings(config: &Config) -> NodeSettings {
         heartbeat: config.raft.heartbeat,
         election: (config.raft.election_min, config.raft.election_max),
         seal: SealSettings { after_ms, bytes: config.seal.bytes },
+        remembered: config.limits.remembered,
     }
 }
 

@@ -126,8 +126,13 @@ impl Serving {
 
     /// A refusal of a whole call.
     pub fn refuse(&self, code: RefusalCode, text: impl Into<String>) -> Status {
-        self.counters.refused(code);
-        to_status(&Refusal { code: code.into(), text: text.into(), ..Refusal::default() })
+        self.refused(Refusal { code: code.into(), text: text.into(), ..Refusal::default() })
+    }
+
+    /// A refusal of a whole call, with what the client needs to go on.
+    pub fn refused(&self, refusal: Refusal) -> Status {
+        self.counters.refused(refusal.code());
+        to_status(&refusal)
     }
 
     /// Counts a call that fails.

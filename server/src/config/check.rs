@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use stele_api::MAX_MESSAGE_BYTES;
+use stele_engine::chains::WINDOW;
 use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
 use stele_proof::checkpoint::Origin;
 use stele_proof::key::{KeyKind, VerifierKey};
@@ -159,6 +160,7 @@ impl Checker {
             self.take("limits.request_timeout", |text| duration(text, (Duration::from_millis(100), seconds(600))));
         let readers = self.take("limits.readers", |text| number(text, (1, 64)));
         let drain = self.take("limits.drain", |text| duration(text, (Duration::from_millis(100), seconds(60))));
+        let remembered = self.take("limits.remembered", |text| number(text, (1, WINDOW as u64)));
         Some(Limits {
             message_bytes: usize::try_from(message_bytes?).ok()?,
             streams: u32::try_from(streams?).ok()?,
@@ -166,6 +168,7 @@ impl Checker {
             request_timeout: request_timeout?,
             readers: usize::try_from(readers?).ok()?,
             drain: drain?,
+            remembered: usize::try_from(remembered?).ok()?,
         })
     }
 

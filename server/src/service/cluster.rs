@@ -13,13 +13,14 @@ use stele_api::v1::{
     TransferLeaderRequest, TransferLeaderResponse, cluster_server,
 };
 use stele_engine::directory::{Inventory, LogDirectory};
-use stele_engine::number::SiteName;
+use stele_engine::number::{SegmentNumber, SiteName};
 use stele_raft::entry::{Membership, Peer, TypeConfig};
 use stele_raft::sites::{Topology, check_change};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
+use super::convert::refusal;
 use crate::serving::Serving;
 
 /// A node that is at most so many entries behind has caught up.
@@ -186,7 +187,12 @@ impl cluster_server::Cluster for ClusterService {
 
     async fn seal_segment(&self, request: Request<SealSegmentRequest>) -> Answered<SealSegmentResponse> {
         self.serving.log(&request.into_inner().log)?;
-        Err(self.serving.fail(Status::unimplemented("segments are ended by age and size only")))
+        let deadline = self.serving.limits.request_timeout;
+        let ended = timeout(deadline, self.serving.intake.end_segment()).await;
+        match ended.map_err(|_elapsed| self.serving.late(deadline))? {
+            Ok(ended) => Ok(Response::new(SealSegmentResponse { segment: ended.map(SegmentNumber::get) })),
+            Err(refused) => Err(self.serving.refused(refusal(&self.serving, &refused))),
+        }
     }
 }
 

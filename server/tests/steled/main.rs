@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod drafts;
+mod older;
 mod process;
+mod segments;
 
 use std::time::Duration;
 
