@@ -8,6 +8,8 @@ use stele_engine::intake::Refusal;
 use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, CanonError, Object, Place, RecordBuilder, Salt, Subject, Value, parse_object};
 
+use crate::rights::Names;
+
 /// The fields of a record, but for its place in a chain.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Draft {
@@ -87,6 +89,11 @@ impl Draft {
             attrs: &self.attrs,
             payload: None,
         }
+    }
+
+    /// Whose it is.
+    pub(crate) fn names(&self) -> Names<'_> {
+        Names { writer_id: &self.labels.writer_id, stream: &self.labels.stream }
     }
 
     /// The payload, and the salt that hides it.

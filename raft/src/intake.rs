@@ -10,6 +10,7 @@ use stele_proof::record::{Salt, SelfHash};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::draft::Draft;
+use crate::rights::MayWrite;
 
 /// Bytes of records and payloads that are sent in and not answered.
 pub const MAX_WAITING_BYTES: usize = 32 << 20;
@@ -140,6 +141,7 @@ impl Asked {
 /// A message on its way.
 pub(crate) struct Message {
     pub(crate) records: Vec<Incoming>,
+    pub(crate) may_write: MayWrite,
     pub(crate) answer: oneshot::Sender<Answered>,
     /// Given back when the message is answered.
     pub(crate) room: OwnedSemaphorePermit,
@@ -171,11 +173,12 @@ impl Intake {
     /// Sends a message of finished records to the sequencer; waits for the answers only. A message is not atomic: each
     /// record has its own fate.
     pub async fn append(&self, records: Vec<Submitted>) -> Answers {
-        self.append_any(records.into_iter().map(Incoming::Finished).collect()).await.answers
+        let records = records.into_iter().map(Incoming::Finished).collect();
+        self.append_any(records, MayWrite::Everything).await.answers
     }
 
-    /// As [`Intake::append`], with drafts among them.
-    pub async fn append_any(&self, records: Vec<Incoming>) -> Answered {
+    /// As [`Intake::append`], with drafts among them, for a caller who may not write everything.
+    pub async fn append_any(&self, records: Vec<Incoming>, may_write: MayWrite) -> Answered {
         let count = records.len();
         let weight = records.iter().map(Incoming::weight).sum::<usize>().max(1);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -183,7 +186,7 @@ impl Intake {
             return Answered::all(count, &Refused::Busy);
         };
         let (answer, answered) = oneshot::channel();
-        if let Err(refused) = self.ask(Asked::Append(Message { records, answer, room })) {
+        if let Err(refused) = self.ask(Asked::Append(Message { records, may_write, answer, room })) {
             return Answered::all(count, &refused);
         }
         answered.await.unwrap_or_else(|_gone| Answered::all(count, &STOPPING))

@@ -18,7 +18,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResponse;
 use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
-use stele_engine::intake::Submission;
+use stele_engine::intake::{Refusal, Submission};
 use stele_engine::local::SealSettings;
 use stele_engine::number::{RaftIndex, SegmentNumber, Term};
 use stele_engine::reserved::{self, Genesis};
@@ -32,6 +32,7 @@ use crate::draft::Draft;
 use crate::entry::{Outcome, Proposal, TypeConfig};
 use crate::intake::{Answered, Asked, Ended as SegmentEnded, Incoming, Made, Message, Refused};
 use crate::machine::{Machine, SharedReplica};
+use crate::rights::MayWrite;
 
 /// Proposals under way.
 const MAX_IN_FLIGHT: usize = 8;
@@ -340,20 +341,20 @@ impl Reign {
 
     /// Takes the records of a message.
     fn take(&mut self, message: Message) {
-        let Message { records, answer, room } = message;
+        let Message { records, may_write, answer, room } = message;
         let mut answered = Answered { answers: Vec::with_capacity(records.len()), made: Vec::new() };
         let mut needs = TreeSize::new(0);
         for run in records.chunk_by(|one, next| one.finished().is_some() && next.finished().is_some()) {
             match run {
-                [Incoming::Draft(draft)] => self.take_draft(draft, &mut answered, &mut needs),
-                _ => self.take_finished(run, &mut answered, &mut needs),
+                [Incoming::Draft(draft)] => self.take_draft(draft, &may_write, &mut answered, &mut needs),
+                _ => self.take_finished(run, &may_write, &mut answered, &mut needs),
             }
         }
         self.pending.push_back(Pending { answered, needs, answer, _room: room });
         self.answer();
     }
 
-    fn take_finished(&mut self, run: &[Incoming], answered: &mut Answered, needs: &mut TreeSize) {
+    fn take_finished(&mut self, run: &[Incoming], may_write: &MayWrite, answered: &mut Answered, needs: &mut TreeSize) {
         let records = run.iter().filter_map(Incoming::finished);
         let submissions: Vec<_> = records
             .clone()
@@ -363,7 +364,7 @@ impl Reign {
             })
             .collect();
         let mut taken = records;
-        self.sequencer.take(&submissions, &mut |sequenced| {
+        self.sequencer.take(&submissions, &|record| may_write.allows(record), &mut |sequenced| {
             let record = taken.next();
             answered.answers.push(match sequenced {
                 Ok(Sequenced::At(receipt)) => {
@@ -379,7 +380,10 @@ impl Reign {
         });
     }
 
-    fn take_draft(&mut self, draft: &Draft, answered: &mut Answered, needs: &mut TreeSize) {
+    fn take_draft(&mut self, draft: &Draft, may_write: &MayWrite, answered: &mut Answered, needs: &mut TreeSize) {
+        if !may_write.allows_names(&draft.names()) {
+            return answered.answers.push(Err(Refused::Record(Refusal::Forbidden)));
+        }
         let payload = draft.payload().map(|(salt, bytes)| (salt, &bytes[..]));
         let fate = self.sequencer.take_draft(&draft.builder(), payload).map(|(receipt, record)| {
             *needs = (*needs).max(TreeSize::new(receipt.index.get() + 1));

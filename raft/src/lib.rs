@@ -12,6 +12,7 @@
 //! | [`machine`] | openraft's state machine: the replica |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
+//! | [`rights`] | whose records a caller may append |
 //! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
 //!
@@ -26,5 +27,6 @@ pub mod machine;
 pub mod node;
 pub mod peer;
 pub mod raft_log;
+pub mod rights;
 pub mod sites;
 pub mod standing;

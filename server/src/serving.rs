@@ -19,10 +19,12 @@ use stele_raft::intake::Intake;
 use stele_raft::machine::Machine;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Request, Status};
 
+use crate::access::{Access, Caller, Denied, Role};
 use crate::config::Limits;
 use crate::counters::Counters;
+use crate::lag::Lately;
 use crate::reading::{ReadTrouble, Readers};
 use crate::signing::Signer;
 use crate::view::View;
@@ -42,6 +44,8 @@ pub struct Serving {
     pub visible: watch::Receiver<TreeSize>,
     /// The genesis record, once it is applied; it never changes.
     pub known: OnceLock<Genesis>,
+    /// What was applied lately.
+    pub lately: Lately,
     /// Reading threads.
     pub readers: Readers,
     /// Checkpoints.
@@ -54,6 +58,8 @@ pub struct Serving {
     pub own_address: String,
     /// What clients may ask for.
     pub limits: Limits,
+    /// Who may do what.
+    pub access: Access,
     /// What was refused.
     pub counters: Arc<Counters>,
     /// Told when the node is about to stop.
@@ -114,6 +120,27 @@ impl Serving {
     pub fn current_leader(&self) -> Option<Leader> {
         let leader = self.raft.metrics().borrow_watched().current_leader;
         leader.map(|node| self.leader(node))
+    }
+
+    /// Who calls, if they have any of these roles.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, PERMISSION_DENIED.
+    pub fn allow<T>(&self, request: &Request<T>, needed: &'static [Role]) -> Result<Caller, Status> {
+        let caller = self.access.identify(request).map_err(|denied| self.deny(denied))?;
+        caller.has(needed).map_err(|denied| self.deny(denied))?;
+        Ok(caller)
+    }
+
+    /// The status of a call that is denied.
+    pub fn deny(&self, denied: Denied) -> Status {
+        match denied.code() {
+            Code::PermissionDenied => self.refuse(RefusalCode::Forbidden, denied.to_string()),
+            _ => {
+                self.counters.unauthenticated();
+                self.fail(denied.into())
+            }
+        }
     }
 
     /// The refusal of a call that only the leader answers.

@@ -57,7 +57,7 @@ const fn key(
 }
 
 /// All keys.
-pub const KEYS: [Key; 32] = [
+pub const KEYS: [Key; 33] = [
     key("data_dir", "data-dir", Kind::Path, None, "the log's directory at this node"),
     key("node", "node", Kind::Number, None, "the number of this node, never used twice"),
     key("site", "site", Kind::Text, None, "the site (failure domain) of this node"),
@@ -94,6 +94,7 @@ pub const KEYS: [Key; 32] = [
         Some("false"),
         "no TLS to clients; loopback addresses only",
     ),
+    key("access", "access", Kind::Cluster, None, "who may do what; without it everybody may do everything"),
     key("seal.after", "seal-after", Kind::Duration, Some("1h"), "an open segment that is older is ended"),
     key("seal.bytes", "seal-bytes", Kind::Bytes, Some("256MiB"), "an open segment that is larger is ended"),
     key(

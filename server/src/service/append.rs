@@ -13,6 +13,7 @@ use futures_util::{StreamExt, poll};
 use stele_api::MAX_MESSAGE_RECORDS;
 use stele_api::v1::{AppendRequest, AppendResponse, RecordAnswer, Refusal};
 use stele_raft::intake::Answered as Sequenced;
+use stele_raft::rights::MayWrite;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -39,6 +40,7 @@ type Answered = Result<AppendResponse, Status>;
 
 struct Appending {
     serving: Arc<Serving>,
+    may_write: MayWrite,
     answers: Sender<Answered>,
     in_flight: FuturesOrdered<Flight>,
 }
@@ -46,10 +48,11 @@ struct Appending {
 /// Takes a stream; answers what comes of it.
 pub(super) fn append(
     serving: Arc<Serving>,
+    may_write: MayWrite,
     requests: Streaming<AppendRequest>,
 ) -> tokio_stream::wrappers::ReceiverStream<Answered> {
     let (answers, answered) = channel(MAX_UNREAD);
-    let appending = Appending { serving, answers, in_flight: FuturesOrdered::new() };
+    let appending = Appending { serving, may_write, answers, in_flight: FuturesOrdered::new() };
     tokio::spawn(appending.run(requests));
     tokio_stream::wrappers::ReceiverStream::new(answered)
 }
@@ -101,12 +104,12 @@ impl Appending {
                 Err(refusal) => refused.push((place, refusal)),
             }
         }
-        let (serving, request_id) = (Arc::clone(&self.serving), request.request_id);
+        let (serving, may_write, request_id) = (Arc::clone(&self.serving), self.may_write.clone(), request.request_id);
         let mut flight: Flight = Box::pin(async move {
             if records.is_empty() {
                 return Flown { request_id, refused, sequenced: Sequenced::default() };
             }
-            let mut sequenced = serving.intake.append_any(records).await;
+            let mut sequenced = serving.intake.append_any(records, may_write).await;
             settle(&serving, &mut sequenced.answers).await;
             Flown { request_id, refused, sequenced }
         });

@@ -95,6 +95,7 @@ pub(super) fn refusal(serving: &Serving, refused: &Refused) -> v1::Refusal {
         Refused::Record(Refusal::HashMismatch { .. }) => RefusalCode::HashMismatch,
         Refused::Record(Refusal::Reserved) => RefusalCode::Reserved,
         Refused::Record(Refusal::Payload(_)) => RefusalCode::Payload,
+        Refused::Record(Refusal::Forbidden) => RefusalCode::Forbidden,
         Refused::Record(Refusal::Chain(chain)) => match chain {
             ChainError::Tamper { at } => {
                 found.index = Some(at.get());

@@ -13,6 +13,7 @@ use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_proof::proof_file::ProofFile;
 use stele_proof::record::{Salt, canonical_text};
 use stele_proof::{LeafIndex, TreeSize};
+use stele_raft::rights::Names;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append::append;
 use super::convert::record;
+use crate::access::Role;
 use crate::serving::Serving;
 use crate::signing::Signed;
 
@@ -29,6 +31,9 @@ const PIECE_RECORDS: usize = 1024;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces that wait for the client to take them.
 const MAX_UNREAD: usize = 2;
+
+/// Who may read.
+const READS: &[Role] = &[Role::Reader, Role::Auditor];
 
 type Answered<T> = Result<Response<T>, Status>;
 type Pieces = ReceiverStream<Result<ReadResponse, Status>>;
@@ -44,11 +49,19 @@ impl log_server::Log for LogService {
     type TailStream = Pieces;
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Answered<Self::AppendStream> {
-        Ok(Response::new(append(Arc::clone(&self.0), request.into_inner())))
+        let may_write = self.0.allow(&request, &[Role::Writer])?.may_write();
+        Ok(Response::new(append(Arc::clone(&self.0), may_write, request.into_inner())))
     }
 
     async fn head(&self, request: Request<HeadRequest>) -> Answered<HeadResponse> {
+        let caller = self.0.allow(&request, &[Role::Reader, Role::Auditor, Role::Writer])?;
         let HeadRequest { log, writer_id, stream } = request.into_inner();
+        // A writer goes on with its own chains only.
+        if let Err(denied) = caller.has(READS)
+            && !caller.may_write().allows_names(&Names { writer_id: &writer_id, stream: &stream })
+        {
+            return Err(self.0.deny(denied));
+        }
         self.0.log(&log)?;
         self.0.linearize().await?;
         let (stream, writer_id) = (canonical_text(&stream).into_owned(), canonical_text(&writer_id).into_owned());
@@ -62,6 +75,7 @@ impl log_server::Log for LogService {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Answered<Pieces> {
+        self.0.allow(&request, READS)?;
         let ReadRequest { log, start, end, max_records, with_payload, linearizable } = request.into_inner();
         self.0.log(&log)?;
         if linearizable {
@@ -84,6 +98,7 @@ impl log_server::Log for LogService {
     }
 
     async fn tail(&self, request: Request<TailRequest>) -> Answered<Pieces> {
+        self.0.allow(&request, READS)?;
         let TailRequest { log, from, with_payload } = request.into_inner();
         self.0.log(&log)?;
         let (pieces, received) = channel(MAX_UNREAD);
@@ -93,6 +108,7 @@ impl log_server::Log for LogService {
     }
 
     async fn prove(&self, request: Request<ProveRequest>) -> Answered<ProveResponse> {
+        self.0.allow(&request, READS)?;
         let ProveRequest { log, index, size } = request.into_inner();
         self.0.log(&log)?;
         let index = LeafIndex::new(index);
@@ -117,6 +133,7 @@ impl log_server::Log for LogService {
     }
 
     async fn consistency(&self, request: Request<ConsistencyRequest>) -> Answered<ConsistencyResponse> {
+        self.0.allow(&request, READS)?;
         let ConsistencyRequest { log, old, new } = request.into_inner();
         self.0.log(&log)?;
         if old == 0 || new < old {
@@ -133,11 +150,13 @@ impl log_server::Log for LogService {
     }
 
     async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answered<CheckpointResponse> {
+        self.0.allow(&request, READS)?;
         self.0.log(&request.into_inner().log)?;
         Ok(Response::new(CheckpointResponse { note: self.sign().await?.note.to_string() }))
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Answered<DescribeResponse> {
+        self.0.allow(&request, &Role::ALL)?;
         let asked = request.into_inner().log;
         let genesis = if asked.is_empty() { self.0.genesis()? } else { self.0.log(&asked)? };
         let description = LogDescription {

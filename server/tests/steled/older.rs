@@ -22,7 +22,7 @@ async fn check(cluster: &Cluster, writer: &mut Writer, forger: &mut Writer) {
 
 #[tokio::test]
 async fn an_identity_that_memory_has_lost_is_found_in_the_log_or_is_tamper() {
-    let mut cluster = Cluster::configured(1, Extra { keys: "limits.remembered = 4", tables: "" });
+    let mut cluster = Cluster::configured(1, Extra { keys: "limits.remembered = 4", ..Extra::default() });
     cluster.start(1).await;
     let mut writer = Writer::new("w");
     writer.write(&cluster, 40).await;

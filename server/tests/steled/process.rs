@@ -14,6 +14,9 @@ use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, Object, RecordBuilder, SelfHash, Subject};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body as HttpBody, StdError};
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const ORIGIN: &str = "example.com/steled";
@@ -23,12 +26,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// More of a configuration.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Extra<'a> {
     /// Lines with keys.
     pub(crate) keys: &'a str,
+    /// How bytes to clients are protected.
+    pub(crate) clients: &'a str,
     /// Tables.
     pub(crate) tables: &'a str,
+}
+
+impl Default for Extra<'_> {
+    fn default() -> Self {
+        Self { keys: "", clients: "insecure_clients = true", tables: "" }
+    }
 }
 
 /// The nodes of a cluster, each a process.
@@ -63,9 +74,10 @@ impl Cluster {
             let [peer, client] = [ports[2 * (node - 1)], ports[2 * node - 1]];
             let text = format!(
                 "data_dir = {:?}\nnode = {node}\ncluster_token = \"test\"\ninsecure_peers = true\n\
-                 insecure_clients = true\nlog.origin = \"{ORIGIN}\"\nlog.block_height = 8\nlog_level = \"info\"\n\
+                 {}\nlog.origin = \"{ORIGIN}\"\nlog.block_height = 8\nlog_level = \"info\"\n\
                  listen.peer = \"127.0.0.1:{peer}\"\nlisten.client = \"127.0.0.1:{client}\"\n{}\n{cluster}{}",
                 Self::data(scratch.path(), node),
+                extra.clients,
                 extra.keys,
                 extra.tables
             );
@@ -350,7 +362,14 @@ pub(crate) fn submit(record: &Bytes) -> Submission {
 }
 
 /// What a stream answers to one request.
-pub(crate) async fn append_one(log: &mut LogClient<Channel>, records: Vec<Submission>) -> Vec<RecordAnswer> {
+pub(crate) async fn append_one<T>(log: &mut LogClient<T>, records: Vec<Submission>) -> Vec<RecordAnswer>
+where
+    T: GrpcService<
+            Body,
+            Error: Into<StdError>,
+            ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+        >,
+{
     let request = AppendRequest { log: ORIGIN.to_owned(), request_id: 7, records, ack: 0 };
     let mut answers = log.append(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();
