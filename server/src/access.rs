@@ -8,7 +8,7 @@
 //! | call | roles, any of |
 //! |---|---|
 //! | `Append` | writer; each record by its `writer_id` and `stream` |
-//! | `Head` | reader, auditor; writer, of chains that it may write |
+//! | `Head`, `Read` of one record | reader, auditor; writer, of chains that it may write |
 //! | `Read`, `Tail`, `Prove`, `Consistency`, `Checkpoint` | reader, auditor |
 //! | `Cluster.Status` | operator, auditor |
 //! | the other calls of `Cluster` | operator |

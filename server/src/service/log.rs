@@ -11,7 +11,7 @@ use stele_api::v1::{
 use stele_engine::error::LogError;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_proof::proof_file::ProofFile;
-use stele_proof::record::{Salt, canonical_text};
+use stele_proof::record::{Record, Salt, canonical_text};
 use stele_proof::{LeafIndex, TreeSize};
 use stele_raft::rights::Names;
 use tokio::sync::mpsc::{Sender, channel};
@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append::append;
 use super::convert::record;
-use crate::access::Role;
+use crate::access::{Caller, Role};
 use crate::serving::Serving;
 use crate::signing::Signed;
 
@@ -34,6 +34,8 @@ const MAX_UNREAD: usize = 2;
 
 /// Who may read.
 const READS: &[Role] = &[Role::Reader, Role::Auditor];
+/// Who may look at the chains that it writes, at least.
+const READS_OR_WRITES: &[Role] = &[Role::Reader, Role::Auditor, Role::Writer];
 
 type Answered<T> = Result<Response<T>, Status>;
 type Pieces = ReceiverStream<Result<ReadResponse, Status>>;
@@ -54,7 +56,7 @@ impl log_server::Log for LogService {
     }
 
     async fn head(&self, request: Request<HeadRequest>) -> Answered<HeadResponse> {
-        let caller = self.0.allow(&request, &[Role::Reader, Role::Auditor, Role::Writer])?;
+        let caller = self.0.allow(&request, READS_OR_WRITES)?;
         let HeadRequest { log, writer_id, stream } = request.into_inner();
         // A writer goes on with its own chains only.
         if let Err(denied) = caller.has(READS)
@@ -75,8 +77,14 @@ impl log_server::Log for LogService {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Answered<Pieces> {
-        self.0.allow(&request, READS)?;
+        let caller = self.0.allow(&request, READS_OR_WRITES)?;
         let ReadRequest { log, start, end, max_records, with_payload, linearizable } = request.into_inner();
+        // A writer that goes on with its chain looks at the head, to see that it is one.
+        if let Err(denied) = caller.has(READS)
+            && !self.is_own(&caller, start, end).await?
+        {
+            return Err(self.0.deny(denied));
+        }
         self.0.log(&log)?;
         if linearizable {
             self.0.linearize().await?;
@@ -175,6 +183,24 @@ const fn payloads(with_payload: bool) -> Payloads {
 }
 
 impl LogService {
+    /// Whether a range is one record, which the caller might have written.
+    async fn is_own(&self, caller: &Caller, start: u64, end: Option<u64>) -> Result<bool, Status> {
+        let (may_write, next) = (caller.may_write(), start.saturating_add(1));
+        if end != Some(next) || next > self.0.visible()?.size().get() {
+            return Ok(false);
+        }
+        let look = move |reader: &LogReader| {
+            let mut own = false;
+            reader.read(LeafIndex::new(start), LeafIndex::new(next), Payloads::Leave, &mut |read: ReadRecord| {
+                own = Record::parse(&read.canonical).is_ok_and(|record| may_write.allows(&record));
+                Ok::<_, LogError>(())
+            })?;
+            Ok(own)
+        };
+        let read = self.0.readers.run(TreeSize::new(next), look).await;
+        read.map_err(|trouble| self.0.read_failed(trouble))
+    }
+
     fn beyond(&self, index: u64) -> Status {
         self.0.fail(Status::not_found(format!("there is no record {index} at this node")))
     }

@@ -63,7 +63,7 @@ async fn each_caller_does_what_its_roles_allow_and_a_writer_writes_as_itself_onl
     }
 
     // Records: those of others are refused, the rest of the message is not.
-    let (mut own, mut other, mut app) = (Writer::new("w"), Writer::new("other"), Writer::new("app-7"));
+    let (mut first, mut other, mut app) = (Writer::new("w"), Writer::new("other"), Writer::new("app-7"));
     let draft = |writer_id: &str, stream: &str| Submission {
         record: Some(submission::Record::Draft(Draft {
             writer_id: writer_id.into(),
@@ -74,9 +74,9 @@ async fn each_caller_does_what_its_roles_allow_and_a_writer_writes_as_itself_onl
         payload: None,
     };
     let records = vec![
-        submit(&own.finished(0)),
+        submit(&first.finished(0)),
         submit(&other.finished(0)),
-        submit(&own.finished(1)),
+        submit(&first.finished(1)),
         submit(&app.finished(0)),
         draft("w", "t"),
         draft("other", "s"),
@@ -104,6 +104,13 @@ async fn each_caller_does_what_its_roles_allow_and_a_writer_writes_as_itself_onl
     log("Bearer t-auditor").checkpoint(checkpoint).await.unwrap();
     assert_eq!(writer.head(head("w")).await.unwrap().into_inner().head.unwrap().seq, 3);
     assert_eq!(denied(writer.head(head("other")).await), FORBIDDEN);
+    let read = |start, end| ReadRequest { log: ORIGIN.to_owned(), start, end: Some(end), ..ReadRequest::default() };
+    let index = writer.head(head("w")).await.unwrap().into_inner().head.unwrap().index;
+    let mut own = writer.read(read(index, index + 1)).await.unwrap().into_inner();
+    assert_eq!(own.message().await.unwrap().unwrap().records.len(), 1);
+    for (start, end) in [(0, 1), (index - 1, index + 1), (index + 1000, index + 1001)] {
+        assert_eq!(denied(writer.read(read(start, end)).await), FORBIDDEN, "{start}..{end}");
+    }
     assert_eq!(reader.head(head("other")).await.unwrap().into_inner().head, None);
     let (status, seal) = (StatusRequest { log: ORIGIN.to_owned() }, SealSegmentRequest { log: ORIGIN.to_owned() });
     assert_eq!(denied(admin("Bearer t-reader").status(status.clone()).await), FORBIDDEN);
@@ -114,7 +121,7 @@ async fn each_caller_does_what_its_roles_allow_and_a_writer_writes_as_itself_onl
     assert!(cluster.terminate(1).await.success());
     let told = cluster.log_of(1);
     assert!(told.contains("(\"CALLS_UNAUTHENTICATED\", 6)"), "{told}");
-    assert!(told.contains("(\"REFUSAL_CODE_FORBIDDEN\", 11)"), "{told}");
+    assert!(told.contains("(\"REFUSAL_CODE_FORBIDDEN\", 14)"), "{told}");
     assert!(!told.contains("t-writer") && !told.contains("panicked"), "{told}");
 }
 

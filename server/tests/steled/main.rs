@@ -7,6 +7,7 @@ mod drafts;
 mod older;
 mod process;
 mod segments;
+mod status;
 
 use std::time::Duration;
 
