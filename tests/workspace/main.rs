@@ -13,6 +13,7 @@ mod kill;
 mod named_tests;
 mod process;
 mod quickstart;
+mod rights;
 mod stopped;
 mod streams;
 mod two_processes;
