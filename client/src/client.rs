@@ -15,7 +15,6 @@ use stele_proof::record::{Record, SelfHash};
 use stele_proof::tree::{Hash, verify_consistency};
 use stele_proof::{LeafIndex, TreeSize};
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::appender::{Appender, AppenderOptions};
@@ -23,6 +22,7 @@ use crate::backoff::Backoff;
 use crate::chain_writer::ChainHead;
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
+use crate::credentials::Wire;
 use crate::error::{CallError, ConfigError, Violation, hash, is_final};
 use crate::reader::{Assurance, ReadRange, Reader};
 use crate::record::ChainName;
@@ -261,11 +261,7 @@ impl Client {
     }
 
     /// Asks until there is an answer, follows whoever leads, and gives up after the time for one call.
-    pub(crate) async fn call<Q, A, F>(
-        &self,
-        ask: impl Fn(LogClient<Channel>, Q) -> F,
-        request: Q,
-    ) -> Result<A, CallError>
+    pub(crate) async fn call<Q, A, F>(&self, ask: impl Fn(LogClient<Wire>, Q) -> F, request: Q) -> Result<A, CallError>
     where
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
@@ -274,7 +270,7 @@ impl Client {
     }
 
     /// As [`Client::call`], for any service.
-    pub(crate) async fn ask<A, F>(&self, ask: impl Fn(Channel) -> F) -> Result<A, CallError>
+    pub(crate) async fn ask<A, F>(&self, ask: impl Fn(Wire) -> F) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
     {
@@ -285,7 +281,7 @@ impl Client {
         }
     }
 
-    async fn attempts<A, F>(&self, ask: impl Fn(Channel) -> F, last: &mut String) -> Result<A, CallError>
+    async fn attempts<A, F>(&self, ask: impl Fn(Wire) -> F, last: &mut String) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
     {

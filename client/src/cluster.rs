@@ -6,10 +6,10 @@ use core::future::Future;
 use stele_api::MAX_MESSAGE_BYTES;
 use stele_api::v1;
 use stele_api::v1::cluster_client::ClusterClient;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::client::Client;
+use crate::credentials::Wire;
 use crate::error::CallError;
 
 /// The number of a node in its cluster.
@@ -136,11 +136,7 @@ impl Cluster {
         self.client.log().as_str().to_owned()
     }
 
-    async fn call<Q: Clone, A, F>(
-        &self,
-        ask: impl Fn(ClusterClient<Channel>, Q) -> F,
-        request: Q,
-    ) -> Result<A, CallError>
+    async fn call<Q: Clone, A, F>(&self, ask: impl Fn(ClusterClient<Wire>, Q) -> F, request: Q) -> Result<A, CallError>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {

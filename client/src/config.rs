@@ -9,6 +9,7 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::record::{FINISH_BYTES, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
 use tonic::transport::Uri;
 
+use crate::credentials::Token;
 use crate::dial::{Dial, NetworkDial};
 use crate::error::ConfigError;
 
@@ -41,6 +42,15 @@ impl Address {
     /// Whether connections to it are encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.0.starts_with("https:")
+    }
+
+    /// Whether nobody between here and there can read what is sent.
+    pub fn is_private(&self) -> bool {
+        let uri: Option<Uri> = self.0.parse().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let loopback = host.parse::<core::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.is_encrypted() || loopback || host == "localhost"
     }
 }
 
@@ -111,6 +121,9 @@ pub struct ClientConfig {
     pub batch: Batch,
     /// What chance is drawn from: the waits between attempts, nothing secret. One value, one order of waits.
     pub jitter_seed: u64,
+    /// What the client shows with each call, where the servers ask for it. Then every address is `https`, or on this
+    /// machine.
+    pub token: Option<Token>,
     /// How connections are made.
     pub dial: Arc<dyn Dial>,
 }
@@ -136,6 +149,7 @@ impl ClientConfig {
             in_flight: InFlight { records: 16_384, bytes: 64 << 20 },
             batch: Batch { records: 1024, bytes: 1 << 20 },
             jitter_seed: getrandom::u64().map_err(|error| ConfigError::Randomness { what: error.to_string() })?,
+            token: None,
             dial: Arc::new(NetworkDial::new(connect)),
         })
     }
@@ -150,6 +164,10 @@ impl ClientConfig {
             (
                 u64::from(self.in_flight.bytes) >= MAX_SUBMISSION_BYTES,
                 "in_flight.bytes does not hold one record of the largest size",
+            ),
+            (
+                self.token.is_none() || self.endpoints.iter().all(Address::is_private),
+                "a token is sent to https addresses and to this machine only",
             ),
             (!self.retry.base.is_zero() && self.retry.base <= self.retry.cap, "retry.base is not within 0 and cap"),
         ];

@@ -10,6 +10,7 @@
 //! | [`client`] | [`Client`]: calls with one answer |
 //! | [`appender`] | [`Appender`]: many appends in flight, in order per chain, each acknowledged once |
 //! | [`chain_writer`] | [`ChainWriter`]: builds the records of one chain, and resumes it |
+//! | [`credentials`] | the token that a client shows |
 //! | [`reader`] | [`Reader`]: records in order, checked before they are handed out |
 //! | [`cluster`] | [`Cluster`]: what operators do |
 //! | [`record`] | finished records, payloads and receipts |
@@ -35,6 +36,7 @@ pub mod chain_writer;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod credentials;
 pub mod dial;
 pub mod error;
 pub mod reader;
@@ -46,6 +48,7 @@ pub use chain_writer::{ChainHead, ChainWriter, Event};
 pub use client::{Client, SignedCheckpoint};
 pub use cluster::Cluster;
 pub use config::{Address, ClientConfig};
+pub use credentials::Token;
 pub use error::{AppendError, CallError, ConfigError, InvalidRecord, Refused, Violation};
 pub use reader::{Assurance, PayloadState, ReadRange, Reader, VerifiedRecord};
 pub use record::{FinishedRecord, Payload, Receipt};

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
 use crate::config::{Address, ClientConfig};
+use crate::credentials::{Credentials, Wire};
 use crate::dial::DialError;
 use crate::error::Violation;
 
@@ -53,9 +54,10 @@ impl Router {
     }
 
     /// A connection to a server, kept for the next one who asks.
-    pub(crate) async fn channel(&self, address: &Address) -> Result<Channel, DialError> {
+    pub(crate) async fn channel(&self, address: &Address) -> Result<Wire, DialError> {
+        let credentials = Credentials::new(self.config.token.clone());
         if let Some(channel) = self.state().channels.get(address) {
-            return Ok(channel.clone());
+            return Ok(credentials.wire(channel.clone()));
         }
         let channel = self.config.dial.dial(address).await?;
         let mut state = self.state();
@@ -63,7 +65,7 @@ impl Router {
             state.channels.clear();
         }
         state.channels.insert(address.clone(), channel.clone());
-        Ok(channel)
+        Ok(credentials.wire(channel))
     }
 
     /// The server did not answer: the next one is asked.
@@ -85,7 +87,9 @@ impl Router {
         };
         let encrypted = self.config.endpoints.iter().any(Address::is_encrypted);
         match Address::new(text) {
-            Ok(address) if address.is_encrypted() || !encrypted => {
+            Ok(address)
+                if (address.is_encrypted() || !encrypted) && (self.config.token.is_none() || address.is_private()) =>
+            {
                 self.state().leader = Some(address);
                 Ok(())
             }
@@ -109,6 +113,6 @@ impl Router {
 }
 
 /// The generated client, with the bounds of the interface.
-pub(crate) fn log_client(channel: Channel) -> LogClient<Channel> {
+pub(crate) fn log_client(channel: Wire) -> LogClient<Wire> {
     LogClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

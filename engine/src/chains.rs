@@ -131,6 +131,16 @@ impl Chains {
         }
     }
 
+    /// Remembers so many identities from here on, and forgets the oldest beyond that.
+    pub fn remember(&mut self, window: usize) {
+        self.window = window;
+        while self.order.len() > self.window
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.chains[oldest].recent.pop_front();
+        }
+    }
+
     /// Makes room for so many more chains, as far as there may be so many.
     pub fn reserve(&mut self, more: usize) {
         let more = more.min(self.limit.saturating_sub(self.chains.len()));

@@ -1,6 +1,7 @@
 //! Time, randomness and threads, which come in as arguments so that tests and the simulator own them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use stele_proof::UnixMillis;
 
@@ -10,6 +11,12 @@ use crate::disk::{Disk, RealDisk};
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> UnixMillis;
+
+    /// Microseconds since a moment that stays the same while the process runs; never goes back. For measuring only.
+    /// A clock that measures nothing answers 0.
+    fn micros(&self) -> u64 {
+        0
+    }
 }
 
 /// Bytes that nobody can guess.
@@ -74,6 +81,14 @@ impl Clock for SystemClock {
         #[expect(clippy::disallowed_methods, reason = "this module wraps it")]
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn micros(&self) -> u64 {
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        #[expect(clippy::disallowed_methods, reason = "this module wraps it")]
+        let now = Instant::now();
+        let since = now.saturating_duration_since(*BEGINNING.get_or_init(|| now));
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 }
 

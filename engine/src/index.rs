@@ -49,6 +49,7 @@ pub mod feeder;
 pub mod hashes;
 mod look_up;
 pub mod mark;
+pub mod older;
 mod query;
 pub mod sheet;
 mod store;

@@ -57,6 +57,9 @@ pub enum Refusal {
     /// The payload is not the one the record commits to.
     #[error("Payload: {0}")]
     Payload(&'static str),
+    /// Whoever asks may not write it.
+    #[error("Forbidden: the caller may not write as this writer into this stream")]
+    Forbidden,
 }
 
 impl From<RecordError> for Refusal {

@@ -41,6 +41,7 @@
 //! | [`scrub`] | reading a log again, slowly, to find what has rotted |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
+//! | [`flushes`] | how long flushes took |
 //! | [`prepare`] | space for the next segment file, zeroed ahead |
 //! | [`store`] | the segment store as a Raft log store |
 //! | [`entries`] | entries by raft index, from the files |
@@ -56,6 +57,7 @@ mod driver;
 pub mod entries;
 pub mod environment;
 pub mod error;
+pub mod flushes;
 pub mod frame;
 pub mod generation;
 pub mod hard_state;

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use stele_proof::record::{Actor, Limits, Object, RecordBuilder, Salt, SelfHash, Subject};
+use stele_proof::record::{Actor, Limits, Object, Record, RecordBuilder, Salt, SelfHash, Subject};
 use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 
 use crate::batch::BatchBuilder;
@@ -104,19 +104,52 @@ impl Sequencer {
         if self.batch.count() == 0 { 0 } else { body + payload }
     }
 
-    /// Checks records of clients and takes those that fit; answers each, in order.
-    pub fn take(&mut self, submissions: &[Submission<'_>], answer: &mut dyn FnMut(Result<Sequenced, Refusal>)) {
+    /// Checks finished records of a client and takes those that fit; answers each, in order. `may` says which records
+    /// the client may write.
+    pub fn take(
+        &mut self,
+        submissions: &[Submission<'_>],
+        may: &dyn Fn(&Record<'_>) -> bool,
+        answer: &mut dyn FnMut(Result<Sequenced, Refusal>),
+    ) {
         let mut buffer = std::mem::take(&mut self.checking);
         for group in submissions.chunks(GROUP) {
             let checked = check_finished(group, &mut buffer);
             for (submission, checked) in group.iter().zip(checked) {
                 answer(match checked {
                     None => self.take_one(submission, Asker::Client),
+                    Some(Ok(checked)) if !may(&checked.record) => Err(Refusal::Forbidden),
                     Some(checked) => checked.and_then(|checked| self.take_checked(submission, &checked)),
                 });
             }
         }
         self.checking = buffer;
+    }
+
+    /// Finishes a record of a client, as the next one of its chain; answers its place and its canonical bytes.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn take_draft(
+        &mut self,
+        builder: &RecordBuilder<'_>,
+        payload: Option<(&Salt, &[u8])>,
+    ) -> Result<(Receipt, Vec<u8>), Refusal> {
+        let submission = Submission::Draft { builder, payload };
+        let start = self.batch.buffer().len();
+        let admitted = admit(&submission, Asker::Client, &self.limits, &mut self.chains, self.batch.buffer());
+        let canonical = self.batch.buffer()[start..].to_vec();
+        match admitted {
+            Ok(admitted @ Admitted::Next(..)) => match self.take_admitted(&submission, admitted, start) {
+                Sequenced::At(receipt) => Ok((receipt, canonical)),
+                Sequenced::Older(_) => unreachable!("a draft becomes the next record of its chain"),
+            },
+            Ok(_) => unreachable!("a draft becomes the next record of its chain"),
+            Err(refusal) => {
+                self.batch.buffer().truncate(start);
+                Err(refusal)
+            }
+        }
     }
 
     /// Takes a record of the log itself; its body is the payload, with nothing to hide.
@@ -274,7 +307,7 @@ mod tests {
         let submissions: Vec<_> =
             records.iter().map(|(bytes, _)| Submission::Finished { bytes, payload: None }).collect();
         let mut answers = Vec::new();
-        sequencer.take(&submissions, &mut |answer| answers.push(answer));
+        sequencer.take(&submissions, &|_| true, &mut |answer| answers.push(answer));
         answers
     }
 

@@ -157,9 +157,12 @@ impl From<Refusal> for AppendError {
             Refusal::Chain(ChainError::LinkMismatch { expected }) => Self::LinkMismatch { expected },
             Refusal::Chain(ChainError::TooManyChains(limit)) => Self::TooManyChains { limit },
             Refusal::HashMismatch { .. } | Refusal::Chain(ChainError::Tamper { .. }) => Self::Tamper(refusal),
-            Refusal::Schema(_) | Refusal::NotFinished | Refusal::Reserved | Refusal::Payload(_) => {
-                Self::Schema(refusal)
-            }
+            // A sink forbids nothing.
+            Refusal::Schema(_)
+            | Refusal::NotFinished
+            | Refusal::Reserved
+            | Refusal::Payload(_)
+            | Refusal::Forbidden => Self::Schema(refusal),
         }
     }
 }

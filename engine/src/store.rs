@@ -14,8 +14,9 @@ use bytes::Bytes;
 use crate::directory::{Inventory, LogDirectory, open_payloads, relative};
 use crate::disk::{Access, Disk, read_up_to};
 use crate::driver::Driver;
-use crate::environment::Environment;
+use crate::environment::{Clock, Environment};
 use crate::error::{LogError, Poisoned};
+use crate::flushes::{FlushTimes, Flushes};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, MAX_PEERS, PeerMark, Vote};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
@@ -78,6 +79,9 @@ pub(crate) struct Shared {
     pub(crate) prepared: Prepared,
     /// Bytes at which segments are ended.
     seal_bytes: AtomicU64,
+    /// Measures flushes.
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) flushes: Flushes,
 }
 
 struct Progress {
@@ -214,6 +218,8 @@ impl SegmentStore {
             dropped: AtomicBool::new(false),
             prepared: Prepared::new(),
             seal_bytes: AtomicU64::new(DEFAULT_SEAL_BYTES),
+            clock: Arc::clone(&environment.clock),
+            flushes: Flushes::new(),
         });
         let preparer = Preparer::start(&disk, directory, inventory.height, &shared, environment.workers)?;
         let writer = Writer {
@@ -395,6 +401,11 @@ impl SegmentStore {
     /// One past the last durable entry.
     pub fn durable(&self) -> RaftIndex {
         lock(&self.shared.progress).durable
+    }
+
+    /// How long the flushes of about the last minute took; `None` where there were none.
+    pub fn flush_times(&self) -> Option<FlushTimes> {
+        self.shared.flushes.times(self.shared.clock.micros())
     }
 
     /// Bytes that what was appended and is not durable yet takes in its files.

@@ -216,8 +216,10 @@ impl Writer {
             committed: self.shared.committed(),
         };
         self.file.write_at(&slot.encode(), Slot::place(slot.group))?;
+        let began = self.shared.clock.micros();
         // The commit point: from here on the group survives a crash.
         self.file.sync()?;
+        self.shared.flushes.note(began, self.shared.clock.micros());
         self.group = slot.group;
         self.confirmed = false;
         Ok(())

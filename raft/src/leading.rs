@@ -19,8 +19,8 @@ use openraft::raft::ClientWriteResponse;
 use openraft::{RaftMetrics, ServerState};
 use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
-use stele_engine::intake::Submission;
-use stele_engine::local::{Receipt, SealSettings};
+use stele_engine::intake::{Refusal, Submission};
+use stele_engine::local::SealSettings;
 use stele_engine::number::{RaftIndex, SegmentNumber, Term};
 use stele_engine::reserved::{self, Genesis};
 use stele_engine::sequencer::{Proposed, Sequenced, Sequencer};
@@ -29,9 +29,11 @@ use stele_proof::{TreeSize, UnixMillis};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::draft::Draft;
 use crate::entry::{Outcome, Proposal, TypeConfig};
-use crate::intake::{Answers, Message, Refused};
+use crate::intake::{Answered, Asked, Ended as SegmentEnded, Incoming, Made, Message, Refused};
 use crate::machine::{Machine, SharedReplica};
+use crate::rights::MayWrite;
 
 /// Proposals under way.
 const MAX_IN_FLIGHT: usize = 8;
@@ -60,22 +62,33 @@ fn hears_majority(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
 pub(crate) struct Leading {
     pub(crate) raft: Raft,
     pub(crate) replica: SharedReplica,
-    pub(crate) messages: mpsc::Receiver<Message>,
+    pub(crate) messages: mpsc::Receiver<Asked>,
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     pub(crate) settings: SealSettings,
     /// How long the word of a majority holds: openraft takes no proposals behind that.
     pub(crate) lease: Duration,
+    /// Identities that are remembered, to answer what is sent again.
+    pub(crate) remembered: usize,
     /// What the first leader of an empty log writes.
     pub(crate) genesis: Option<Genesis>,
 }
 
 /// A message that was taken.
 struct Pending {
-    fates: Vec<Result<Receipt, Refused>>,
+    answered: Answered,
     /// How many leaves must be applied before it is answered.
     needs: TreeSize,
-    answer: oneshot::Sender<Answers>,
+    answer: oneshot::Sender<Answered>,
     _room: OwnedSemaphorePermit,
+}
+
+/// A segment that somebody had ended: answered when its seal entry is applied. At most one for each proposal under
+/// way, and one that is due.
+struct Ending {
+    segment: SegmentNumber,
+    /// Leaves before the seal entry: no two seal entries have the same.
+    end: TreeSize,
+    answer: oneshot::Sender<Result<SegmentEnded, Refused>>,
 }
 
 /// How leading ended.
@@ -93,6 +106,7 @@ struct Reign {
     pending: VecDeque<Pending>,
     /// When the last batch was proposed.
     proposed: Instant,
+    endings: VecDeque<Ending>,
     /// Leaves that are applied.
     applied: TreeSize,
     /// How far this node's own disk was, and since when.
@@ -122,6 +136,7 @@ impl Leading {
                 in_flight: FuturesOrdered::new(),
                 pending: VecDeque::new(),
                 proposed: Instant::now(),
+                endings: VecDeque::new(),
                 applied,
                 flushed: (RaftIndex::new(0), Instant::now()),
                 aging: None,
@@ -175,12 +190,9 @@ impl Leading {
             if let Some(term) = leads {
                 let replica = self.replica.lock();
                 if replica.tail().last_term == term {
-                    return Some(Sequencer::new(
-                        term,
-                        replica.tail(),
-                        replica.segment_start(),
-                        replica.chains().clone(),
-                    ));
+                    let mut chains = replica.chains().clone();
+                    chains.remember(self.remembered);
+                    return Some(Sequencer::new(term, replica.tail(), replica.segment_start(), chains));
                 }
             }
             let refused = match leader {
@@ -233,9 +245,9 @@ impl Leading {
                 }
                 message = self.messages.recv(), if !reign.sequencer.has_ready() => {
                     let Some(message) = message else { return Ended::Stopped };
-                    reign.take(message);
+                    reign.asked(message);
                     while !reign.sequencer.has_ready() && let Ok(message) = self.messages.try_recv() {
-                        reign.take(message);
+                        reign.asked(message);
                     }
                 }
                 () = tokio::time::sleep_until(reign.proposed + PATIENCE), if reign.may_overtake() => {}
@@ -370,30 +382,76 @@ impl Reign {
         self.sequencer.waiting_bytes() > 0 && (1..MAX_IN_FLIGHT).contains(&self.in_flight.len())
     }
 
+    fn asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Append(message) => self.take(message),
+            Asked::EndSegment(answer) => self.end_segment(answer),
+        }
+    }
+
+    /// Ends the open segment, where it holds records.
+    fn end_segment(&mut self, answer: oneshot::Sender<Result<SegmentEnded, Refused>>) {
+        let (segment, end) = (self.sequencer.segment(), self.sequencer.leaves());
+        self.sequencer.end_segment();
+        if self.sequencer.segment() == segment {
+            return drop(answer.send(Ok(None)));
+        }
+        self.endings.push_back(Ending { segment, end, answer });
+    }
+
     /// Takes the records of a message.
     fn take(&mut self, message: Message) {
-        let Message { records, answer, room } = message;
+        let Message { records, may_write, answer, room } = message;
+        let mut answered = Answered { answers: Vec::with_capacity(records.len()), made: Vec::new() };
+        let mut needs = TreeSize::new(0);
+        for run in records.chunk_by(|one, next| one.finished().is_some() && next.finished().is_some()) {
+            match run {
+                [Incoming::Draft(draft)] => self.take_draft(draft, &may_write, &mut answered, &mut needs),
+                _ => self.take_finished(run, &may_write, &mut answered, &mut needs),
+            }
+        }
+        self.pending.push_back(Pending { answered, needs, answer, _room: room });
+        self.answer();
+    }
+
+    fn take_finished(&mut self, run: &[Incoming], may_write: &MayWrite, answered: &mut Answered, needs: &mut TreeSize) {
+        let records = run.iter().filter_map(Incoming::finished);
         let submissions: Vec<_> = records
-            .iter()
+            .clone()
             .map(|submitted| Submission::Finished {
                 bytes: &submitted.record,
                 payload: submitted.payload.as_ref().map(|(salt, bytes)| (salt, &bytes[..])),
             })
             .collect();
-        let mut fates = Vec::with_capacity(records.len());
-        let mut needs = TreeSize::new(0);
-        self.sequencer.take(&submissions, &mut |sequenced| {
-            fates.push(match sequenced {
+        let mut taken = records;
+        self.sequencer.take(&submissions, &|record| may_write.allows(record), &mut |sequenced| {
+            let record = taken.next();
+            answered.answers.push(match sequenced {
                 Ok(Sequenced::At(receipt)) => {
-                    needs = needs.max(TreeSize::new(receipt.index.get() + 1));
+                    *needs = (*needs).max(TreeSize::new(receipt.index.get() + 1));
                     Ok(receipt)
                 }
-                Ok(Sequenced::Older(_)) => Err(Refused::Unavailable("the record is older than what is remembered")),
+                Ok(Sequenced::Older(self_hash)) => {
+                    let record = record.map(|submitted| submitted.record.clone()).unwrap_or_default();
+                    Err(Refused::Older { record, self_hash })
+                }
                 Err(refusal) => Err(Refused::Record(refusal)),
             });
         });
-        self.pending.push_back(Pending { fates, needs, answer, _room: room });
-        self.answer();
+    }
+
+    fn take_draft(&mut self, draft: &Draft, may_write: &MayWrite, answered: &mut Answered, needs: &mut TreeSize) {
+        if !may_write.allows_names(&draft.names()) {
+            return answered.answers.push(Err(Refused::Record(Refusal::Forbidden)));
+        }
+        let payload = draft.payload().map(|(salt, bytes)| (salt, &bytes[..]));
+        let fate = self.sequencer.take_draft(&draft.builder(), payload).map(|(receipt, record)| {
+            *needs = (*needs).max(TreeSize::new(receipt.index.get() + 1));
+            let salt = draft.payload().map(|(salt, _)| *salt);
+            answered.made.push(Made { place: answered.answers.len(), record: record.into(), salt });
+            receipt
+        });
+        answered.answers.push(fate.map_err(Refused::Record));
     }
 
     /// Notes the answer to the oldest proposal; `false` where it is not the expected one.
@@ -415,6 +473,13 @@ impl Reign {
             return false;
         }
         self.applied = flown.end;
+        if flown.kind == EntryKind::Seal
+            && self.endings.front().is_some_and(|ending| ending.end == flown.end)
+            && let Some(ended) = self.endings.pop_front()
+        {
+            // Where whoever asked is gone, nobody wants the answer.
+            drop(ended.answer.send(Ok(Some(ended.segment))));
+        }
         self.answer();
         true
     }
@@ -425,21 +490,24 @@ impl Reign {
             && let Some(done) = self.pending.pop_front()
         {
             // Where the client is gone, nobody wants the answer.
-            drop(done.answer.send(done.fates));
+            drop(done.answer.send(done.answered));
         }
     }
 
     /// Answers all messages: what is applied has its place, the rest is retriable.
     fn give_up(&mut self) {
-        for Pending { fates, answer, .. } in self.pending.drain(..) {
-            let applied = self.applied;
-            let fate = |fate: Result<Receipt, Refused>| match fate {
-                Ok(receipt) if !applied.contains(receipt.index) => {
-                    Err(Refused::Unavailable("the leader changed, or its lease had expired"))
+        let changed = Refused::Unavailable("the leader changed, or its lease had expired");
+        for Pending { mut answered, answer, .. } in self.pending.drain(..) {
+            for fate in &mut answered.answers {
+                if fate.as_ref().is_ok_and(|receipt| !self.applied.contains(receipt.index)) {
+                    *fate = Err(changed.clone());
                 }
-                fate => fate,
-            };
-            drop(answer.send(fates.into_iter().map(fate).collect()));
+            }
+            answered.made.retain(|made| answered.answers.get(made.place).is_some_and(Result::is_ok));
+            drop(answer.send(answered));
+        }
+        for ending in self.endings.drain(..) {
+            drop(ending.answer.send(Err(changed.clone())));
         }
     }
 }

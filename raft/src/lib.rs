@@ -5,18 +5,21 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`draft`] | records that the leader finishes |
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
 //! | [`intake`] | what clients send, bounded |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
+//! | [`rights`] | whose records a caller may append |
 //! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
+pub mod draft;
 pub mod entry;
 pub mod intake;
 mod leading;
@@ -24,5 +27,6 @@ pub mod machine;
 pub mod node;
 pub mod peer;
 pub mod raft_log;
+pub mod rights;
 pub mod sites;
 pub mod standing;

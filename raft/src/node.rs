@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft::network::RaftNetworkFactory;
 use openraft::{Config, SnapshotPolicy};
+use stele_engine::chains::WINDOW;
 use stele_engine::disk::DiskError;
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
@@ -33,13 +34,16 @@ pub struct NodeSettings {
     pub election: (Duration, Duration),
     /// When open segments are ended early.
     pub seal: SealSettings,
+    /// Identities that a leader remembers beside the heads of the chains, at most [`WINDOW`]: a record that is sent
+    /// again is answered from memory, and an older one by looking into the log.
+    pub remembered: usize,
 }
 
 impl Default for NodeSettings {
     /// For sites a few milliseconds apart: failover within two seconds.
     fn default() -> Self {
         let election = (Duration::from_millis(400), Duration::from_millis(700));
-        Self { heartbeat: Duration::from_millis(150), election, seal: SealSettings::default() }
+        Self { heartbeat: Duration::from_millis(150), election, seal: SealSettings::default(), remembered: WINDOW }
     }
 }
 
@@ -134,6 +138,7 @@ impl Node {
             clock: Arc::clone(&environment.clock),
             settings: settings.seal,
             lease: settings.election.1,
+            remembered: settings.remembered,
             genesis: match begin {
                 Begin::Cluster(birth) => Some(birth.genesis.clone()),
                 Begin::Join => None,

@@ -3,6 +3,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `access` | who may do what |
 //! | `keys` | the table of keys |
 //! | `gather` | flags over environment over file over defaults |
 //! | `check` | from texts to a [`Config`] |
@@ -16,6 +17,9 @@ use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
 use stele_proof::checkpoint::Origin;
 use stele_proof::key::VerifierKey;
 
+use crate::access::Access;
+
+mod access;
 mod check;
 mod gather;
 mod keys;
@@ -44,6 +48,8 @@ pub struct Config {
     pub peers: Security,
     /// How bytes to clients are protected.
     pub clients: Security,
+    /// Which clients may do what.
+    pub access: Access,
     /// When open segments are ended.
     pub seal: Seal,
     /// Times of consensus.
@@ -159,6 +165,8 @@ pub struct Limits {
     pub readers: usize,
     /// How long a stop waits.
     pub drain: Duration,
+    /// Identities that a leader remembers.
+    pub remembered: usize,
 }
 
 /// The form of trace events.
@@ -189,8 +197,13 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         let gathered = gather::gather(sources);
         let effective = effective(&gathered);
-        let warnings = gathered.warnings.clone();
-        Ok(Loaded { config: check::check(gathered)?, warnings, effective })
+        let mut warnings = gathered.warnings.clone();
+        let config = check::check(gathered)?;
+        if config.access == Access::Open && !check::is_loopback(&config.listen.client) {
+            let listen = &config.listen.client;
+            warnings.push(format!("there is no [[access]]: whoever can connect to {listen} may do everything"));
+        }
+        Ok(Loaded { config, warnings, effective })
     }
 
     /// What making keys needs, of a configuration that may miss everything else.

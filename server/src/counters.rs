@@ -20,6 +20,7 @@ pub enum Unwelcome {
 pub struct Counters {
     refusals: [AtomicU64; Self::CODES],
     calls: AtomicU64,
+    unauthenticated: AtomicU64,
     connections: [AtomicU64; 3],
 }
 
@@ -39,6 +40,11 @@ impl Counters {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A call came from nobody who is known.
+    pub fn unauthenticated(&self) {
+        self.unauthenticated.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A connection was closed before its first call.
     pub fn unwelcome(&self, why: Unwelcome) {
         self.connections[why as usize].fetch_add(1, Ordering::Relaxed);
@@ -52,7 +58,8 @@ impl Counters {
         });
         let connections = [Unwelcome::Full, Unwelcome::Garbage, Unwelcome::Late];
         let connections = connections.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
-        let calls = std::iter::once(("CALLS_FAILED".to_owned(), &self.calls));
+        let calls = [("CALLS_FAILED", &self.calls), ("CALLS_UNAUTHENTICATED", &self.unauthenticated)];
+        let calls = calls.map(|(name, counter)| (name.to_owned(), counter));
         let all = codes.chain(connections).chain(calls);
         all.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0).collect()
     }

@@ -3,10 +3,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | file, environment, flags; checked before anything starts |
+//! | [`access`] | who may do what |
 //! | [`keys`] | the node's own keys |
 //! | [`birth`] | what a new log begins with |
 //! | [`view`] | the node's copy of the log, for those who answer from it |
 //! | [`reading`] | threads that read records and proofs |
+//! | [`lag`] | how far the others are behind |
 //! | [`signing`] | checkpoints |
 //! | [`serving`] | what the services answer from |
 //! | [`service`] | the services |
@@ -14,10 +16,12 @@
 //! | [`run`] | the process from start to stop |
 //! | [`counters`] | what was refused |
 
+pub mod access;
 pub mod birth;
 pub mod config;
 pub mod counters;
 pub mod keys;
+pub mod lag;
 pub mod reading;
 pub mod run;
 pub mod service;

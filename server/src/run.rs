@@ -35,6 +35,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use crate::birth::{BirthTrouble, Start, prepare};
 use crate::config::{Config, Security, TlsPaths};
 use crate::counters::Counters;
+use crate::lag::Lately;
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
 use crate::serving::{Horizon, Raft, Serving};
@@ -175,6 +176,7 @@ impl Running {
             raft: node.raft().clone(),
             intake: node.intake().clone(),
             horizon: Horizon::watch(node.raft(), &view, &stopping),
+            lately: Lately::watch(&view, &stopping),
             readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
             signer: Signer::new(environment, &config.data_dir)?,
             view: view.clone(),
@@ -183,6 +185,7 @@ impl Running {
             path: config.data_dir.clone(),
             own_address: own_address(config, bound),
             limits: config.limits,
+            access: config.access.clone(),
             counters: Arc::new(Counters::default()),
             stopping: stopping.clone(),
         });
@@ -264,6 +267,7 @@ fn settings(config: &Config) -> NodeSettings {
         heartbeat: config.raft.heartbeat,
         election: (config.raft.election_min, config.raft.election_max),
         seal: SealSettings { after_ms, bytes: config.seal.bytes },
+        remembered: config.limits.remembered,
     }
 }
 

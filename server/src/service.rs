@@ -4,6 +4,7 @@ mod append;
 mod cluster;
 mod convert;
 mod log;
+mod older;
 
 pub use cluster::ClusterService;
 pub(crate) use cluster::{hand_over, heirs};

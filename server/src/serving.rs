@@ -19,10 +19,12 @@ use stele_raft::intake::Intake;
 use stele_raft::machine::Machine;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Request, Status};
 
+use crate::access::{Access, Caller, Denied, Role};
 use crate::config::Limits;
 use crate::counters::Counters;
+use crate::lag::Lately;
 use crate::reading::{ReadTrouble, Readers};
 use crate::signing::Signer;
 use crate::view::View;
@@ -42,6 +44,8 @@ pub struct Serving {
     pub horizon: Horizon,
     /// The genesis record, once it is applied; it never changes.
     pub known: OnceLock<Genesis>,
+    /// What was applied lately.
+    pub lately: Lately,
     /// Reading threads.
     pub readers: Readers,
     /// Checkpoints.
@@ -54,6 +58,8 @@ pub struct Serving {
     pub own_address: String,
     /// What clients may ask for.
     pub limits: Limits,
+    /// Who may do what.
+    pub access: Access,
     /// What was refused.
     pub counters: Arc<Counters>,
     /// Told when the node is about to stop.
@@ -116,6 +122,27 @@ impl Serving {
         leader.map(|node| self.leader(node))
     }
 
+    /// Who calls, if they have any of these roles.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, PERMISSION_DENIED.
+    pub fn allow<T>(&self, request: &Request<T>, needed: &'static [Role]) -> Result<Caller, Status> {
+        let caller = self.access.identify(request).map_err(|denied| self.deny(denied))?;
+        caller.has(needed).map_err(|denied| self.deny(denied))?;
+        Ok(caller)
+    }
+
+    /// The status of a call that is denied.
+    pub fn deny(&self, denied: Denied) -> Status {
+        match denied.code() {
+            Code::PermissionDenied => self.refuse(RefusalCode::Forbidden, denied.to_string()),
+            _ => {
+                self.counters.unauthenticated();
+                self.fail(denied.into())
+            }
+        }
+    }
+
     /// The refusal of a call that only the leader answers.
     pub fn not_leader(&self, leader: Option<u64>) -> Status {
         let text = leader.map_or_else(|| "no leader is known".to_owned(), |node| format!("node {node} leads"));
@@ -126,8 +153,13 @@ impl Serving {
 
     /// A refusal of a whole call.
     pub fn refuse(&self, code: RefusalCode, text: impl Into<String>) -> Status {
-        self.counters.refused(code);
-        to_status(&Refusal { code: code.into(), text: text.into(), ..Refusal::default() })
+        self.refused(Refusal { code: code.into(), text: text.into(), ..Refusal::default() })
+    }
+
+    /// A refusal of a whole call, with what the client needs to go on.
+    pub fn refused(&self, refusal: Refusal) -> Status {
+        self.counters.refused(refusal.code());
+        to_status(&refusal)
     }
 
     /// Counts a call that fails.

@@ -178,6 +178,8 @@ fn commands_say_the_same_of_a_cluster_as_of_its_directories() {
         let tail = stele(&["tail", "--endpoint", &endpoint, "-n", "2", "--json", "--payload"]).output();
         assert!(read.ends_with(&tail) && tail.lines().count() == 2);
         stele(&["read", "--endpoint", &endpoint, "5000"]).refused(6, &["5000"]);
+        let ended = stele(&["segment", "seal", "--endpoint", &endpoint]).output();
+        assert!(ended.starts_with("ended segment 0"), "{ended}");
 
         let policy = log.join("policy");
         let policy = policy.to_str().unwrap();

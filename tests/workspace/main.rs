@@ -15,6 +15,7 @@ mod kill;
 mod named_tests;
 mod process;
 mod quickstart;
+mod rights;
 mod stopped;
 mod streams;
 mod tls;

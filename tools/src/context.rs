@@ -12,6 +12,7 @@
 //! ca = "/etc/stele/ca.pem"
 //! cert = "/etc/stele/me.pem"
 //! key = "/etc/stele/me-key.pem"
+//! token_file = "/etc/stele/token"
 //! ```
 
 use std::fs;
@@ -88,6 +89,9 @@ pub struct Reach {
     /// Its private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
+    /// A file that holds the client's token, where the nodes know clients by tokens.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Does what was asked.
@@ -183,7 +187,8 @@ impl Contexts {
         }
         let path = |key: &str| text(key).map(PathBuf::from);
         let (policy, ca, cert, key) = (path("policy"), path("ca"), path("cert"), path("key"));
-        Ok(Reach { endpoint, origin: text("origin"), policy, ca, cert, key })
+        let token_file = path("token_file");
+        Ok(Reach { endpoint, origin: text("origin"), policy, ca, cert, key, token_file })
     }
 
     fn set(&mut self, name: &str, reach: &Reach) -> Result<(), Failure> {
@@ -194,7 +199,14 @@ impl Contexts {
         let endpoints = reach.endpoint.iter().cloned().map(Value::String).collect();
         of.insert("endpoints".into(), Value::Array(endpoints));
         of.extend(reach.origin.clone().map(|origin| ("origin".to_owned(), Value::String(origin))));
-        for (key, file) in [("policy", &reach.policy), ("ca", &reach.ca), ("cert", &reach.cert), ("key", &reach.key)] {
+        let files = [
+            ("policy", &reach.policy),
+            ("ca", &reach.ca),
+            ("cert", &reach.cert),
+            ("key", &reach.key),
+            ("token_file", &reach.token_file),
+        ];
+        for (key, file) in files {
             let Some(file) = file else { continue };
             // The context is used from other directories.
             let file = std::path::absolute(file).with_context(|| format!("cannot use {}", file.display()))?;

@@ -1,4 +1,4 @@
-//! `stele keys`: private key files and their vkeys.
+//! `stele keys`: private key files and their vkeys; tokens and their hashes.
 //!
 //! A key file is one line, the private key text of Go's note package, `PRIVATE+KEY+name+id+base64`, and a
 //! line feed (which may be missing). It is made with mode 0600, flushed before the vkey is
@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand, ValueEnum};
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
 
@@ -29,6 +31,26 @@ pub enum Command {
     Generate(Generate),
     /// Print the vkey of a private key: what others need to verify its signatures.
     Vkey(Vkey),
+    /// Make a token for a client, write it to a new file, and print its hash: what `[[access]]` of a node takes.
+    Token(Token),
+}
+
+/// The arguments of `stele keys token`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  stele keys token -o billing.token
+  # in the configuration of every node:
+  #   [[access]]
+  #   token = \"b3:...\"
+  #   roles = [\"writer\"]
+  #   writers = [\"billing\"]
+  #   streams = [\"invoices-*\"]
+  stele append --token-file billing.token --endpoint a.example.com:7070 --ca ca.pem --jsonl FILE")]
+pub struct Token {
+    /// The file to write, with mode 0600; it must not exist yet.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
 }
 
 /// The arguments of `stele keys generate`.
@@ -87,6 +109,13 @@ pub fn run(command: Command, streams: &mut Streams<'_>) -> Result<(), Failure> {
             generate(&arguments, seed, streams)
         }
         Command::Vkey(arguments) => vkey(&arguments.source, streams),
+        Command::Token(Token { output }) => {
+            let mut token = [0; 32];
+            getrandom::fill(&mut token).context("the operating system gives no randomness")?;
+            let token = URL_SAFE_NO_PAD.encode(token);
+            write_secret_file(&output, &token)?;
+            streams.line(format_args!("b3:{}", blake3::hash(token.as_bytes())))
+        }
     }
 }
 
@@ -101,7 +130,7 @@ fn generate(arguments: &Generate, seed: [u8; 32], streams: &mut Streams<'_>) -> 
     }
     let name = KeyName::new(name).context("--name is refused").map_err(usage)?;
     let key = SigningKey::from_seed(name, (*kind).into(), seed);
-    write_key_file(output, &key)?;
+    write_secret_file(output, &key.to_private_text())?;
     streams.line(key.verifier_key())
 }
 
@@ -114,8 +143,8 @@ fn vkey(source: &Source, streams: &mut Streams<'_>) -> Result<(), Failure> {
     streams.line(key.verifier_key())
 }
 
-/// Writes a key to a new file. When this returns, file and name are durable; on an error there is no file.
-fn write_key_file(path: &Path, key: &SigningKey) -> Result<(), Failure> {
+/// Writes a line to a new file. When this returns, file and name are durable; on an error there is no file.
+fn write_secret_file(path: &Path, secret: &str) -> Result<(), Failure> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let file = file.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
@@ -123,7 +152,7 @@ fn write_key_file(path: &Path, key: &SigningKey) -> Result<(), Failure> {
         }
         _ => anyhow::Error::new(error).context(format!("cannot create {}", path.display())),
     })?;
-    let Err(error) = fill_key_file(file, path, key) else {
+    let Err(error) = fill_file(file, path, secret) else {
         return Ok(());
     };
     let error = anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
@@ -133,8 +162,8 @@ fn write_key_file(path: &Path, key: &SigningKey) -> Result<(), Failure> {
     }
 }
 
-fn fill_key_file(mut file: File, path: &Path, key: &SigningKey) -> io::Result<()> {
-    writeln!(file, "{}", key.to_private_text())?;
+fn fill_file(mut file: File, path: &Path, secret: &str) -> io::Result<()> {
+    writeln!(file, "{secret}")?;
     file.sync_all()?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

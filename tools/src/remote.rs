@@ -10,13 +10,14 @@ use clap::Args;
 use stele_api::MAX_MESSAGE_BYTES;
 use stele_api::v1::log_client::LogClient;
 use stele_api::v1::{DescribeRequest, LogDescription, RefusalCode};
+use stele_client::credentials::{Credentials, Wire};
 use stele_client::dial::{Dial as _, NetworkDial};
-use stele_client::{Address, AppendError, CallError, Client, ClientConfig, ConfigError};
+use stele_client::{Address, AppendError, CallError, Client, ClientConfig, ConfigError, Token};
 use stele_proof::checkpoint::Origin;
 use stele_proof::policy::Policy;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use tonic::{Code, Status};
 
 use crate::context::{self, Reach};
@@ -101,7 +102,7 @@ fn resolve(name: Option<&str>, flags: &Reach) -> Result<Reach, Failure> {
         return Err(Failure::new(Exit::Usage, anyhow!(why)));
     };
     // Flags over the file.
-    let Reach { endpoint: _, origin, policy, ca, cert, key } = flags.clone();
+    let Reach { endpoint: _, origin, policy, ca, cert, key, token_file } = flags.clone();
     Ok(Reach {
         endpoint: found.endpoint,
         origin: origin.or(found.origin),
@@ -109,6 +110,7 @@ fn resolve(name: Option<&str>, flags: &Reach) -> Result<Reach, Failure> {
         ca: ca.or(found.ca),
         cert: cert.or(found.cert),
         key: key.or(found.key),
+        token_file: token_file.or(found.token_file),
     })
 }
 
@@ -135,6 +137,7 @@ pub struct Connected {
     /// What the node that answered says of the log.
     pub description: LogDescription,
     dial: NetworkDial,
+    credentials: Credentials,
     policy: Option<PathBuf>,
 }
 
@@ -155,7 +158,13 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     let endpoints: Vec<Address> =
         reach.endpoint.iter().map(|text| address(text, reach)).collect::<Result<_, _>>().map_err(usage)?;
     let mut last = String::from("no address was tried");
-    let found = timeout(REACH, describe(&dial, &endpoints, &mut last)).await;
+    let token = token(reach)?;
+    if let Some(open) = endpoints.iter().find(|address| token.is_some() && !address.is_private()) {
+        let why = anyhow!("a token would be readable on its way to {open}: give --ca and an https address");
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    let credentials = Credentials::new(token.clone());
+    let found = timeout(REACH, describe((&dial, &credentials), &endpoints, &mut last)).await;
     let logs = found.map_err(|_elapsed| {
         let (at, hint) = (reach.endpoint.join(", "), hint(reach));
         Failure::new(Exit::Unreachable, anyhow!("no node answers at {at}: {last}{hint}"))
@@ -164,9 +173,10 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     let origin = Origin::new(&description.origin).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
     let mut config = ClientConfig::new(origin, endpoints).map_err(|error| anyhow!(error))?;
     config.dial = Arc::new(dial.clone());
+    config.token = token;
     adjust(&mut config);
     let client = Client::new(config).map_err(|error| anyhow!(error))?;
-    Ok(Connected { client, description, dial, policy: reach.policy.clone() })
+    Ok(Connected { client, description, dial, credentials, policy: reach.policy.clone() })
 }
 
 fn usage(error: ConfigError) -> Failure {
@@ -193,15 +203,23 @@ fn dial(reach: &Reach) -> Result<NetworkDial, Failure> {
     Ok(dial.with_tls(tls))
 }
 
+/// The token that a file holds, but for the end of its line.
+fn token(reach: &Reach) -> Result<Option<Token>, Failure> {
+    let Some(path) = &reach.token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let token = Token::new(text.trim_end_matches(['\r', '\n']));
+    token.map(Some).map_err(|error| Failure::new(Exit::Usage, anyhow!("{}: {error}", path.display())))
+}
+
 /// What the first node that answers serves.
 async fn describe(
-    dial: &NetworkDial,
+    (dial, credentials): (&NetworkDial, &Credentials),
     endpoints: &[Address],
     last: &mut String,
 ) -> Result<Vec<LogDescription>, Failure> {
     loop {
         for address in endpoints {
-            let mut client = match log_client(dial, address).await {
+            let mut client = match log_client(dial, credentials, address).await {
                 Ok(client) => client,
                 Err(error) => {
                     *last = format!("{error:#}");
@@ -260,9 +278,13 @@ fn choose(logs: Vec<LogDescription>, origin: Option<&str>) -> Result<LogDescript
     }
 }
 
-async fn log_client(dial: &NetworkDial, address: &Address) -> Result<LogClient<Channel>, anyhow::Error> {
+async fn log_client(
+    dial: &NetworkDial,
+    credentials: &Credentials,
+    address: &Address,
+) -> Result<LogClient<Wire>, anyhow::Error> {
     let channel = dial.dial(address).await?;
-    Ok(LogClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(LogClient::new(credentials.wire(channel)).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 impl Connected {
@@ -270,9 +292,11 @@ impl Connected {
     ///
     /// # Errors
     /// [`Failure`]: exit code 4.
-    pub async fn node(&self, address: &str) -> Result<LogClient<Channel>, Failure> {
+    pub async fn node(&self, address: &str) -> Result<LogClient<Wire>, Failure> {
         let address = Address::new(address).map_err(usage)?;
-        log_client(&self.dial, &address).await.map_err(|error| Failure::new(Exit::Unreachable, error))
+        log_client(&self.dial, &self.credentials, &address)
+            .await
+            .map_err(|error| Failure::new(Exit::Unreachable, error))
     }
 
     /// The policy that the user gave, else the server's own, of which the user is told.

@@ -14,8 +14,10 @@ use stele_engine::seal::digest_of;
 use stele_engine::segment::{LeafRange, SegmentFile};
 
 use crate::append::tell_torn;
+use crate::context::Reach;
 use crate::exit::{Exit, Failure};
 use crate::read::open;
+use crate::remote::{Place, Target, block_on, call, connect};
 use crate::stream::Streams;
 
 /// What to do with segments.
@@ -58,10 +60,17 @@ pub struct InspectArguments {
 
 /// The arguments of `stele segment seal`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+With --endpoint or --context the leader ends the segment at all nodes; each seals its own copy, and the log gets the
+seal record once the leader has.
+
+Examples:
+  stele segment seal --log /var/lib/stele/audit
+  stele segment seal --endpoint a.example.com:7070")]
 pub struct SealArguments {
-    /// The log's directory.
-    #[arg(long, value_name = "DIR")]
-    pub log: PathBuf,
+    /// The log.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// Does what was asked.
@@ -173,7 +182,11 @@ fn inspect(arguments: &InspectArguments, environment: &Environment, streams: &mu
 }
 
 fn seal(arguments: &SealArguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let mut log = LocalLog::open(environment, &arguments.log)?;
+    let directory = match arguments.target.place()? {
+        Place::Directory(directory) => directory,
+        Place::Cluster(reach) => return seal_remote(&reach, streams),
+    };
+    let mut log = LocalLog::open(environment, directory)?;
     tell_torn(&log, streams);
     let ended = log.end_segment();
     let closed = log.close();
@@ -181,6 +194,16 @@ fn seal(arguments: &SealArguments, environment: &Environment, streams: &mut Stre
     closed?;
     match ended {
         Some(segment) => streams.line(format_args!("sealed segment {segment}")),
-        None => streams.line("nothing to seal: the open segment holds no records"),
+        None => streams.line(NOTHING),
+    }
+}
+
+const NOTHING: &str = "nothing to seal: the open segment holds no records";
+
+fn seal_remote(reach: &Reach, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let answer = block_on(async { connect(reach).await?.client.cluster().seal_segment().await.map_err(call) })?;
+    match answer.segment {
+        Some(segment) => streams.line(format_args!("ended segment {segment}; each node seals its own copy")),
+        None => streams.line(NOTHING),
     }
 }

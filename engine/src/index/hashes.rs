@@ -99,6 +99,11 @@ impl WantedHash {
         good.then(|| Self { text: text.to_owned(), key: key_of(text) })
     }
 
+    /// Takes a `self_hash`, or the hash of a payload.
+    pub fn of(hash: &SelfHash) -> Self {
+        Self { text: hash.to_string(), key: read_u64(hash.as_bytes(), 0) }
+    }
+
     /// Whether it is a hash of this record.
     pub fn is_of(&self, record: &Record<'_>) -> bool {
         let is = |hash: &SelfHash| hash.text() == self.text.as_bytes();

@@ -50,7 +50,7 @@ pub(crate) fn settings(heartbeat: u64, election: (u64, u64)) -> NodeSettings {
     let millis = Duration::from_millis;
     let election = (millis(election.0), millis(election.1));
     let seal = SealSettings { after_ms: u64::MAX, ..SealSettings::default() };
-    NodeSettings { heartbeat: millis(heartbeat), election, seal }
+    NodeSettings { heartbeat: millis(heartbeat), election, seal, ..NodeSettings::default() }
 }
 
 fn birth(count: u64) -> Birth {

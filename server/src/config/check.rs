@@ -7,21 +7,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use stele_api::MAX_MESSAGE_BYTES;
+use stele_engine::chains::WINDOW;
 use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
 use stele_proof::checkpoint::Origin;
 use stele_proof::key::{KeyKind, VerifierKey};
 use stele_raft::sites::{Topology, check_voters};
 use toml::{Table, Value};
 
+use super::access;
 use super::gather::{Gathered, Given};
 use super::keys::{Key, Kind};
 use super::mistake::{Mistake, Mistakes, nearest};
 use super::{
     Config, InitialCluster, Limits, Listen, LogConfig, LogFormat, Member, RaftTimes, Seal, Security, TlsPaths,
 };
+use crate::access::Access;
 
 /// What is wrong with a value, and what to do.
-type Wrong = (String, String);
+pub(super) type Wrong = (String, String);
 
 const MIB: u64 = 1 << 20;
 /// Keys of a node of the initial cluster.
@@ -29,7 +32,7 @@ const MEMBER_KEYS: [&str; 5] = ["node", "site", "peer", "client", "keys"];
 /// Largest cluster that a new log may begin with: the genesis record takes as many log keys.
 const MAX_MEMBERS: usize = 16;
 
-fn wrong(what: impl Display, remedy: impl Display) -> Wrong {
+pub(super) fn wrong(what: impl Display, remedy: impl Display) -> Wrong {
     (what.to_string(), remedy.to_string())
 }
 
@@ -100,6 +103,7 @@ impl Checker {
         let clients = self.security("client_tls", "insecure_clients", listen_client.as_deref());
         let cluster = self.cluster(origin.as_ref(), clients.as_ref());
         self.agreement(cluster.as_ref(), node, site.as_ref(), peers.as_ref());
+        let access = self.access(clients.as_ref());
         let seal = (
             self.take("seal.after", |text| duration(text, (Duration::from_secs(1), Duration::from_secs(366 * 86_400)))),
             self.take("seal.bytes", |text| bytes(text, (MIB, 1 << 40))),
@@ -124,12 +128,30 @@ impl Checker {
             listen: Listen { peer: listen_peer?, client: listen_client? },
             peers: peers?,
             clients: clients?,
+            access: access?,
             seal: Seal { after: seal.0?, bytes: seal.1? },
             raft: raft?,
             limits: limits?,
             log_format: log_format?,
             log_level: log_level?,
         })
+    }
+
+    fn access(&mut self, clients: Option<&Security>) -> Option<Access> {
+        let Some(given) = self.values.get("access") else { return Some(Access::Open) };
+        let source = given.source.clone();
+        match access::access(&given.value, clients) {
+            Ok(access) => Some(access),
+            Err(mistakes) => {
+                self.mistakes.extend(mistakes.into_iter().map(|(key, (what, remedy))| Mistake {
+                    key,
+                    source: Some(source.clone()),
+                    what,
+                    remedy,
+                }));
+                None
+            }
+        }
     }
 
     fn raft(&mut self) -> Option<RaftTimes> {
@@ -159,6 +181,7 @@ impl Checker {
             self.take("limits.request_timeout", |text| duration(text, (Duration::from_millis(100), seconds(600))));
         let readers = self.take("limits.readers", |text| number(text, (1, 64)));
         let drain = self.take("limits.drain", |text| duration(text, (Duration::from_millis(100), seconds(60))));
+        let remembered = self.take("limits.remembered", |text| number(text, (1, WINDOW as u64)));
         Some(Limits {
             message_bytes: usize::try_from(message_bytes?).ok()?,
             streams: u32::try_from(streams?).ok()?,
@@ -166,6 +189,7 @@ impl Checker {
             request_timeout: request_timeout?,
             readers: usize::try_from(readers?).ok()?,
             drain: drain?,
+            remembered: usize::try_from(remembered?).ok()?,
         })
     }
 
@@ -473,7 +497,7 @@ fn address(text: &str) -> Result<String, Wrong> {
 }
 
 /// Whether an address is only reached from this machine.
-fn is_loopback(address: &str) -> bool {
+pub(super) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -57,7 +57,7 @@ const fn key(
 }
 
 /// All keys.
-pub const KEYS: [Key; 31] = [
+pub const KEYS: [Key; 33] = [
     key("data_dir", "data-dir", Kind::Path, None, "the log's directory at this node"),
     key("node", "node", Kind::Number, None, "the number of this node, never used twice"),
     key("site", "site", Kind::Text, None, "the site (failure domain) of this node"),
@@ -94,6 +94,7 @@ pub const KEYS: [Key; 31] = [
         Some("false"),
         "no TLS to clients; loopback addresses only",
     ),
+    key("access", "access", Kind::Cluster, None, "who may do what; without it everybody may do everything"),
     key("seal.after", "seal-after", Kind::Duration, Some("1h"), "an open segment that is older is ended"),
     key("seal.bytes", "seal-bytes", Kind::Bytes, Some("256MiB"), "an open segment that is larger is ended"),
     key(
@@ -123,6 +124,13 @@ pub const KEYS: [Key; 31] = [
     key("limits.request_timeout", "limits-request-timeout", Kind::Duration, Some("10s"), "how long one call may take"),
     key("limits.readers", "limits-readers", Kind::Number, Some("2"), "threads that read records and proofs"),
     key("limits.drain", "limits-drain", Kind::Duration, Some("5s"), "how long a stop waits for calls under way"),
+    key(
+        "limits.remembered",
+        "limits-remembered",
+        Kind::Number,
+        Some("65536"),
+        "identities that a leader remembers; older ones are looked up in the log",
+    ),
     key("log_format", "log-format", Kind::Text, Some("text"), "text or json, on standard error"),
     key("log_level", "log-level", Kind::Text, Some("info"), "error, warn, info, debug or trace"),
 ];

@@ -174,3 +174,49 @@ fn no_two_keys_share_a_flag_or_a_variable() {
     let variables: std::collections::BTreeSet<_> = KEYS.iter().map(Key::variable).collect();
     assert_eq!((flags.len(), variables.len()), (KEYS.len(), KEYS.len()));
 }
+
+#[test]
+fn access_is_read_and_each_mistake_in_it_has_its_place() {
+    use crate::access::{Access, Role, TokenHash};
+
+    let with = |tables: &str| format!("{}\n{tables}", three());
+    let hash = format!("b3:{}", blake3::hash(b"secret"));
+    let good = format!(
+        "[[access]]\nname = \"app\"\ntoken = \"{hash}\"\nroles = [\"writer\", \"reader\"]\nwriters = [\"a-*\"]\n\
+         streams = [\"s\"]\n"
+    );
+    let Access::ByRole(known) = load(&with(&good)).unwrap().config.access else { panic!("open") };
+    let rights = &known.tokens[&TokenHash::of(b"secret")];
+    assert_eq!((rights.name.as_str(), &rights.roles[..]), ("app", &[Role::Writer, Role::Reader][..]));
+    assert_eq!((rights.binding.writers.len(), known.certificates.len()), (1, 0));
+    assert_eq!(load(&three()).unwrap().config.access, Access::Open);
+
+    let table = [
+        ("roles = [\"reader\"]", "access[1] (file): it names nobody"),
+        ("token = \"secret\"\nroles = [\"reader\"]", "access[1].token (file): it is no hash"),
+        ("token = \"{}\"\nroles = [\"reader\"]", "access[1].token (file): another table has the same token"),
+        (
+            "certificate = \"c\"\nroles = [\"reader\"]",
+            "access[1].certificate (file): clients show no certificates here",
+        ),
+        ("token = \"{0}\"", "access[1].roles (file): it is missing or empty"),
+        ("token = \"{0}\"\nroles = [\"root\"]", "access[1].roles (file): \"root\" is no role; the roles are writer"),
+        ("token = \"{0}\"\nroles = [\"writer\"]\nstreams = [\"s\"]", "access[1].writers (file): it is missing"),
+        (
+            "token = \"{0}\"\nroles = [\"writer\"]\nstreams = [\"s\"]\nwriters = [\"a*b\"]",
+            "access[1].writers (file): \"a*b\" is no pattern",
+        ),
+        (
+            "token = \"{0}\"\nroles = [\"reader\"]\nstreams = [\"s\"]",
+            "access[1].streams (file): only a writer is bound",
+        ),
+        ("tokn = \"x\"\nroles = [\"reader\"]", "access[1].tokn (file): there is no such key; did you mean `token`?"),
+    ];
+    let other = format!("b3:{}", blake3::hash(b"another"));
+    for (bad, told) in table {
+        let bad = bad.replace("{0}", &other).replace("{}", &hash);
+        let found = mistakes(&with(&format!("{good}[[access]]\n{bad}\n")));
+        assert!(found.iter().any(|line| line.contains(told)), "{told}\nis not among\n{}", found.join("\n"));
+        assert!(!found.iter().any(|line| line.contains("secret")), "a token is not shown");
+    }
+}

@@ -12,12 +12,14 @@ use futures_util::stream::FuturesOrdered;
 use futures_util::{StreamExt, poll};
 use stele_api::MAX_MESSAGE_RECORDS;
 use stele_api::v1::{AppendRequest, AppendResponse, RecordAnswer, Refusal};
-use stele_raft::intake::Answers;
+use stele_raft::intake::Answered as Sequenced;
+use stele_raft::rights::MayWrite;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use super::convert::{answer, refusal_answer, submitted};
+use super::convert::{answer, incoming, refusal_answer};
+use super::older::settle;
 use crate::serving::Serving;
 
 /// Requests of a stream that wait for their answers.
@@ -30,7 +32,7 @@ struct Flown {
     request_id: u64,
     /// The records that never went to the sequencer.
     refused: Vec<(usize, Refusal)>,
-    answers: Answers,
+    sequenced: Sequenced,
 }
 
 type Flight = Pin<Box<dyn Future<Output = Flown> + Send>>;
@@ -38,6 +40,7 @@ type Answered = Result<AppendResponse, Status>;
 
 struct Appending {
     serving: Arc<Serving>,
+    may_write: MayWrite,
     answers: Sender<Answered>,
     in_flight: FuturesOrdered<Flight>,
 }
@@ -45,10 +48,11 @@ struct Appending {
 /// Takes a stream; answers what comes of it.
 pub(super) fn append(
     serving: Arc<Serving>,
+    may_write: MayWrite,
     requests: Streaming<AppendRequest>,
 ) -> tokio_stream::wrappers::ReceiverStream<Answered> {
     let (answers, answered) = channel(MAX_UNREAD);
-    let appending = Appending { serving, answers, in_flight: FuturesOrdered::new() };
+    let appending = Appending { serving, may_write, answers, in_flight: FuturesOrdered::new() };
     tokio::spawn(appending.run(requests));
     tokio_stream::wrappers::ReceiverStream::new(answered)
 }
@@ -95,15 +99,19 @@ impl Appending {
         let mut records = Vec::with_capacity(request.records.len());
         let mut refused = Vec::new();
         for (place, submission) in request.records.into_iter().enumerate() {
-            match submitted(submission) {
+            match incoming(&self.serving, submission) {
                 Ok(record) => records.push(record),
                 Err(refusal) => refused.push((place, refusal)),
             }
         }
-        let (intake, request_id) = (self.serving.intake.clone(), request.request_id);
+        let (serving, may_write, request_id) = (Arc::clone(&self.serving), self.may_write.clone(), request.request_id);
         let mut flight: Flight = Box::pin(async move {
-            let answers = if records.is_empty() { Vec::new() } else { intake.append(records).await };
-            Flown { request_id, refused, answers }
+            if records.is_empty() {
+                return Flown { request_id, refused, sequenced: Sequenced::default() };
+            }
+            let mut sequenced = serving.intake.append_any(records, may_write).await;
+            settle(&serving, &mut sequenced.answers).await;
+            Flown { request_id, refused, sequenced }
         });
         // Polled once, it has its place in the queue: requests of a stream keep their order.
         match poll!(flight.as_mut()) {
@@ -115,16 +123,17 @@ impl Appending {
 
     /// Answers a request; `false` where nobody takes answers any more.
     async fn answer(&mut self, flown: Flown) -> bool {
-        let Flown { request_id, refused, answers } = flown;
+        let Flown { request_id, refused, sequenced: Sequenced { answers, made } } = flown;
         let serving = &self.serving;
         let mut all: Vec<RecordAnswer> = Vec::with_capacity(refused.len() + answers.len());
         let mut refused = refused.into_iter().peekable();
-        let mut answers = answers.iter();
+        let mut answers = answers.iter().enumerate();
+        let mut made = made.into_iter().peekable();
         loop {
             if let Some((_, refusal)) = refused.next_if(|(place, _)| *place == all.len()) {
                 all.push(refusal_answer(serving, refusal));
-            } else if let Some(fate) = answers.next() {
-                all.push(answer(serving, fate));
+            } else if let Some((place, fate)) = answers.next() {
+                all.push(answer(serving, fate, made.next_if(|made| made.place == place)));
             } else {
                 break;
             }

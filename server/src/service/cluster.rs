@@ -13,19 +13,25 @@ use stele_api::v1::{
     TransferLeaderRequest, TransferLeaderResponse, cluster_server,
 };
 use stele_engine::directory::{Inventory, LogDirectory};
-use stele_engine::number::SiteName;
+use stele_engine::number::{RaftIndex, SegmentNumber, SiteName};
 use stele_raft::entry::{Membership, Peer, TypeConfig};
 use stele_raft::sites::{Topology, check_change};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
+use super::convert::refusal;
+use crate::access;
 use crate::serving::Serving;
 
 /// A node that is at most so many entries behind has caught up.
 const CAUGHT_UP: u64 = 1000;
 /// How long a node may not have answered to count as live.
 const LIVE: Duration = Duration::from_secs(2);
+/// Who may change the cluster.
+const OPERATOR: &[access::Role] = &[access::Role::Operator];
+/// Who may look at it.
+const LOOKS: &[access::Role] = &[access::Role::Operator, access::Role::Auditor];
 /// How long a change of the membership may take.
 const CHANGE: Duration = Duration::from_secs(60);
 
@@ -88,6 +94,7 @@ impl ClusterService {
 #[tonic::async_trait]
 impl cluster_server::Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Answered<StatusResponse> {
+        self.serving.allow(&request, LOOKS)?;
         let asked = request.into_inner().log;
         if !asked.is_empty() {
             self.serving.log(&asked)?;
@@ -104,6 +111,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn add_learner(&self, request: Request<AddLearnerRequest>) -> Answered<AddLearnerResponse> {
+        self.serving.allow(&request, OPERATOR)?;
         let AddLearnerRequest { log, node, site, addresses, client_address, keys } = request.into_inner();
         self.serving.log(&log)?;
         let site = SiteName::new(&site).ok_or_else(|| self.invalid(format!("{site:?} is no site name")))?;
@@ -134,6 +142,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn change_voters(&self, request: Request<ChangeVotersRequest>) -> Answered<ChangeVotersResponse> {
+        self.serving.allow(&request, OPERATOR)?;
         let ChangeVotersRequest { log, voters, allow_unsafe } = request.into_inner();
         self.serving.log(&log)?;
         let voters: BTreeSet<u64> = voters.into_iter().collect();
@@ -153,6 +162,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answered<RemoveNodeResponse> {
+        self.serving.allow(&request, OPERATOR)?;
         let RemoveNodeRequest { log, node } = request.into_inner();
         self.serving.log(&log)?;
         let _one = self.changing.lock().await;
@@ -169,6 +179,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answered<TransferLeaderResponse> {
+        self.serving.allow(&request, OPERATOR)?;
         let TransferLeaderRequest { log, to } = request.into_inner();
         self.serving.log(&log)?;
         let metrics = self.leading()?;
@@ -185,8 +196,14 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn seal_segment(&self, request: Request<SealSegmentRequest>) -> Answered<SealSegmentResponse> {
+        self.serving.allow(&request, OPERATOR)?;
         self.serving.log(&request.into_inner().log)?;
-        Err(self.serving.fail(Status::unimplemented("segments are ended by age and size only")))
+        let deadline = self.serving.limits.request_timeout;
+        let ended = timeout(deadline, self.serving.intake.end_segment()).await;
+        match ended.map_err(|_elapsed| self.serving.late(deadline))? {
+            Ok(ended) => Ok(Response::new(SealSegmentResponse { segment: ended.map(SegmentNumber::get) })),
+            Err(refused) => Err(self.serving.refused(refusal(&self.serving, &refused))),
+        }
     }
 }
 
@@ -198,7 +215,13 @@ impl ClusterService {
             () if votes => Role::Follower,
             () => Role::Learner,
         };
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
+        let replication = metrics.replication.as_ref().and_then(|all| all.get(&id).copied());
+        let matched = replication.flatten();
+        // Only the leader replicates, and only it knows how far the others are.
+        let behind = replication.filter(|_| id != metrics.id).map(|matched| {
+            let end = RaftIndex::new(matched.map_or(0, |matched| matched.index + 1));
+            self.serving.lately.behind(end, Instant::now())
+        });
         NodeStatus {
             node: id,
             site: peer.site.to_string(),
@@ -208,6 +231,8 @@ impl ClusterService {
             last: matched.map(|id| id.index),
             // What a follower has acknowledged is flushed there.
             durable: matched.map(|id| id.index),
+            lag_records: behind.and_then(|behind| behind.records),
+            lag_ms: behind.map(|behind| millis(behind.time)),
             ..NodeStatus::default()
         }
     }
@@ -217,9 +242,15 @@ impl ClusterService {
         let serving = &self.serving;
         let found = serving.view.with(|replica| {
             let (tail, store) = (*replica.tail(), replica.store());
-            (tail.next_index.get(), tail.leaves.get(), store.tail().next_index.get(), store.durable().get())
+            (
+                tail.next_index.get(),
+                tail.leaves.get(),
+                store.tail().next_index.get(),
+                store.durable().get(),
+                store.flush_times(),
+            )
         });
-        let (applied, leaves, last, durable) = found.ok_or_else(|| serving.stopping())?;
+        let (applied, leaves, last, durable, flushes) = found.ok_or_else(|| serving.stopping())?;
         if metrics.state == ServerState::Candidate {
             own.role = Role::Candidate.into();
         }
@@ -229,6 +260,11 @@ impl ClusterService {
         own.committed = metrics.local_committed.map(|id| id.index);
         own.applied = applied.checked_sub(1);
         own.tree_size = Some(leaves);
+        own.flush_p50_us = flushes.map(|flushes| flushes.p50_micros);
+        own.flush_p99_us = flushes.map(|flushes| flushes.p99_micros);
+        if metrics.state == ServerState::Leader {
+            (own.lag_records, own.lag_ms) = (Some(0), Some(0));
+        }
         let (environment, path) = (serving.environment.clone(), serving.path.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let disk = environment.disk.as_ref();
@@ -241,6 +277,10 @@ impl ClusterService {
         }
         Ok(())
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long handing over may take.

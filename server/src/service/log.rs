@@ -11,8 +11,9 @@ use stele_api::v1::{
 use stele_engine::error::LogError;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_proof::proof_file::ProofFile;
-use stele_proof::record::{Salt, canonical_text};
+use stele_proof::record::{Record, Salt, canonical_text};
 use stele_proof::{LeafIndex, TreeSize};
+use stele_raft::rights::Names;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append::append;
 use super::convert::record;
+use crate::access::{Caller, Role};
 use crate::serving::Serving;
 use crate::signing::Signed;
 
@@ -29,6 +31,11 @@ const PIECE_RECORDS: usize = 1024;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces that wait for the client to take them.
 const MAX_UNREAD: usize = 2;
+
+/// Who may read.
+const READS: &[Role] = &[Role::Reader, Role::Auditor];
+/// Who may look at the chains that it writes, at least.
+const READS_OR_WRITES: &[Role] = &[Role::Reader, Role::Auditor, Role::Writer];
 
 type Answered<T> = Result<Response<T>, Status>;
 type Pieces = ReceiverStream<Result<ReadResponse, Status>>;
@@ -44,11 +51,19 @@ impl log_server::Log for LogService {
     type TailStream = Pieces;
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Answered<Self::AppendStream> {
-        Ok(Response::new(append(Arc::clone(&self.0), request.into_inner())))
+        let may_write = self.0.allow(&request, &[Role::Writer])?.may_write();
+        Ok(Response::new(append(Arc::clone(&self.0), may_write, request.into_inner())))
     }
 
     async fn head(&self, request: Request<HeadRequest>) -> Answered<HeadResponse> {
+        let caller = self.0.allow(&request, READS_OR_WRITES)?;
         let HeadRequest { log, writer_id, stream } = request.into_inner();
+        // A writer goes on with its own chains only.
+        if let Err(denied) = caller.has(READS)
+            && !caller.may_write().allows_names(&Names { writer_id: &writer_id, stream: &stream })
+        {
+            return Err(self.0.deny(denied));
+        }
         self.0.log(&log)?;
         self.0.linearize().await?;
         let (stream, writer_id) = (canonical_text(&stream).into_owned(), canonical_text(&writer_id).into_owned());
@@ -62,7 +77,14 @@ impl log_server::Log for LogService {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Answered<Pieces> {
+        let caller = self.0.allow(&request, READS_OR_WRITES)?;
         let ReadRequest { log, start, end, max_records, with_payload, linearizable } = request.into_inner();
+        // A writer that goes on with its chain looks at the head, to see that it is one.
+        if let Err(denied) = caller.has(READS)
+            && !self.is_own(&caller, start, end).await?
+        {
+            return Err(self.0.deny(denied));
+        }
         self.0.log(&log)?;
         if linearizable {
             self.0.linearize().await?;
@@ -84,6 +106,7 @@ impl log_server::Log for LogService {
     }
 
     async fn tail(&self, request: Request<TailRequest>) -> Answered<Pieces> {
+        self.0.allow(&request, READS)?;
         let TailRequest { log, from, with_payload } = request.into_inner();
         self.0.log(&log)?;
         let (pieces, received) = channel(MAX_UNREAD);
@@ -93,6 +116,7 @@ impl log_server::Log for LogService {
     }
 
     async fn prove(&self, request: Request<ProveRequest>) -> Answered<ProveResponse> {
+        self.0.allow(&request, READS)?;
         let ProveRequest { log, index, size } = request.into_inner();
         self.0.log(&log)?;
         let index = LeafIndex::new(index);
@@ -117,6 +141,7 @@ impl log_server::Log for LogService {
     }
 
     async fn consistency(&self, request: Request<ConsistencyRequest>) -> Answered<ConsistencyResponse> {
+        self.0.allow(&request, READS)?;
         let ConsistencyRequest { log, old, new } = request.into_inner();
         self.0.log(&log)?;
         if old == 0 || new < old {
@@ -133,11 +158,13 @@ impl log_server::Log for LogService {
     }
 
     async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answered<CheckpointResponse> {
+        self.0.allow(&request, READS)?;
         self.0.log(&request.into_inner().log)?;
         Ok(Response::new(CheckpointResponse { note: self.sign().await?.note.to_string() }))
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Answered<DescribeResponse> {
+        self.0.allow(&request, &Role::ALL)?;
         let asked = request.into_inner().log;
         let genesis = if asked.is_empty() { self.0.genesis()? } else { self.0.log(&asked)? };
         let description = LogDescription {
@@ -156,6 +183,24 @@ const fn payloads(with_payload: bool) -> Payloads {
 }
 
 impl LogService {
+    /// Whether a range is one record, which the caller might have written.
+    async fn is_own(&self, caller: &Caller, start: u64, end: Option<u64>) -> Result<bool, Status> {
+        let (may_write, next) = (caller.may_write(), start.saturating_add(1));
+        if end != Some(next) || next > self.0.visible()?.size().get() {
+            return Ok(false);
+        }
+        let look = move |reader: &LogReader| {
+            let mut own = false;
+            reader.read(LeafIndex::new(start), LeafIndex::new(next), Payloads::Leave, &mut |read: ReadRecord| {
+                own = Record::parse(&read.canonical).is_ok_and(|record| may_write.allows(&record));
+                Ok::<_, LogError>(())
+            })?;
+            Ok(own)
+        };
+        let read = self.0.readers.run(TreeSize::new(next), look).await;
+        read.map_err(|trouble| self.0.read_failed(trouble))
+    }
+
     fn beyond(&self, index: u64) -> Status {
         self.0.fail(Status::not_found(format!("there is no record {index} at this node")))
     }

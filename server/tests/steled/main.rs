@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod access;
+mod drafts;
+mod older;
 mod process;
+mod segments;
+mod status;
 
 use std::time::Duration;
 

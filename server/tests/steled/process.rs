@@ -14,13 +14,33 @@ use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, Object, RecordBuilder, SelfHash, Subject};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body as HttpBody, StdError};
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const ORIGIN: &str = "example.com/steled";
 /// Time enough for anything on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often something outside is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
+
+/// More of a configuration.
+#[derive(Clone, Copy)]
+pub(crate) struct Extra<'a> {
+    /// Lines with keys.
+    pub(crate) keys: &'a str,
+    /// How bytes to clients are protected.
+    pub(crate) clients: &'a str,
+    /// Tables.
+    pub(crate) tables: &'a str,
+}
+
+impl Default for Extra<'_> {
+    fn default() -> Self {
+        Self { keys: "", clients: "insecure_clients = true", tables: "" }
+    }
+}
 
 /// The nodes of a cluster, each a process.
 pub(crate) struct Cluster {
@@ -31,6 +51,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// So many nodes, each at a site of its own; all on ports of loopback that are free.
     pub(crate) fn new(count: usize) -> Self {
+        Self::configured(count, Extra::default())
+    }
+
+    /// As [`Cluster::new`], with more in the configuration of each node.
+    pub(crate) fn configured(count: usize, extra: Extra<'_>) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         // Held together, so that no port is given twice.
         let held: Vec<TcpListener> = (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -49,9 +74,12 @@ impl Cluster {
             let [peer, client] = [ports[2 * (node - 1)], ports[2 * node - 1]];
             let text = format!(
                 "data_dir = {:?}\nnode = {node}\ncluster_token = \"test\"\ninsecure_peers = true\n\
-                 insecure_clients = true\nlog.origin = \"{ORIGIN}\"\nlog.block_height = 8\nlog_level = \"info\"\n\
-                 listen.peer = \"127.0.0.1:{peer}\"\nlisten.client = \"127.0.0.1:{client}\"\n{cluster}",
-                Self::data(scratch.path(), node)
+                 {}\nlog.origin = \"{ORIGIN}\"\nlog.block_height = 8\nlog_level = \"info\"\n\
+                 listen.peer = \"127.0.0.1:{peer}\"\nlisten.client = \"127.0.0.1:{client}\"\n{}\n{cluster}{}",
+                Self::data(scratch.path(), node),
+                extra.clients,
+                extra.keys,
+                extra.tables
             );
             std::io::Write::write_all(
                 &mut std::fs::File::create(Self::config(scratch.path(), node)).unwrap(),
@@ -223,6 +251,7 @@ pub(crate) fn steled() -> Command {
 /// Writes one chain, and goes back to what was not acknowledged.
 pub(crate) struct Writer {
     name: String,
+    kind: &'static str,
     made: Vec<(Bytes, Bytes, SelfHash)>,
     /// The index of each record that was acknowledged.
     pub(crate) acknowledged: Vec<u64>,
@@ -230,7 +259,12 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), made: Vec::new(), acknowledged: Vec::new() }
+        Self { name: name.to_owned(), kind: "K", made: Vec::new(), acknowledged: Vec::new() }
+    }
+
+    /// Writes records of another kind, and so of other hashes.
+    pub(crate) fn of_kind(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
     }
 
     fn make(&mut self) {
@@ -238,7 +272,7 @@ impl Writer {
             ts_ms: UnixMillis::new(1),
             writer_id: &self.name,
             stream: "s",
-            kind: "K",
+            kind: self.kind,
             actor: Actor { anon: true, ..Actor::default() },
             subject: Subject::default(),
             reason: "ok",
@@ -328,7 +362,14 @@ pub(crate) fn submit(record: &Bytes) -> Submission {
 }
 
 /// What a stream answers to one request.
-pub(crate) async fn append_one(log: &mut LogClient<Channel>, records: Vec<Submission>) -> Vec<RecordAnswer> {
+pub(crate) async fn append_one<T>(log: &mut LogClient<T>, records: Vec<Submission>) -> Vec<RecordAnswer>
+where
+    T: GrpcService<
+            Body,
+            Error: Into<StdError>,
+            ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+        >,
+{
     let request = AppendRequest { log: ORIGIN.to_owned(), request_id: 7, records, ack: 0 };
     let mut answers = log.append(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();
