@@ -8,7 +8,7 @@
 //!
 //! `STELE_HOSTILE_MESSAGES=100000` sends so many.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it did")]
 
 mod peer_fixture;
 

@@ -1,6 +1,6 @@
 //! Three nodes in one process, on real files: one order, the same bytes at each, nothing acknowledged is lost.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it did")]
 
 mod cluster;
 mod lease;
