@@ -23,7 +23,8 @@ use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
 use crate::recovery::{Recovered, recover};
 use crate::segment::SegmentFile;
-use crate::writer::{Append, Change, OnDurable, Work, Writer, refuse};
+pub use crate::writer::OnDurable;
+use crate::writer::{Append, Change, Work, Writer, refuse};
 
 /// Bytes at which segments are ended where nobody says otherwise.
 pub(crate) const DEFAULT_SEAL_BYTES: u64 = 256 << 20;
