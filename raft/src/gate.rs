@@ -111,7 +111,8 @@ mod tests {
         };
         let passed = tokio::time::timeout(Duration::from_secs(3600), pass(&standing, &peers(2), ask)).await;
         assert!(passed.is_err());
-        assert_eq!(asked.into_inner().unwrap(), 2 * 36_000);
+        let asked = asked.into_inner().unwrap();
+        assert!((2 * 30_000..2 * 40_000).contains(&asked), "both were asked again and again, {asked} times in all");
     }
 
     #[tokio::test(start_paused = true)]

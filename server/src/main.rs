@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
+use stele_raft::node::StartError;
 use stele_server::birth::BirthTrouble;
 use stele_server::config::{Config, KEYS, Kind, Loaded, LogFormat, Mistakes, Sources};
 use stele_server::keys::{KeyTrouble, make_or_load};
@@ -124,7 +125,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return 2;
         }
         Some(RunTrouble::Birth(BirthTrouble::Log(log)) | RunTrouble::Log(log)) => log,
-        Some(RunTrouble::Start(stele_raft::node::StartError::Log(log))) => log,
+        Some(RunTrouble::Start(StartError::Log(log))) => log,
+        // As what is damaged: the directory is not what it was.
+        Some(RunTrouble::Start(StartError::Stale(_))) => return 3,
         _ => return 1,
     };
     match log {

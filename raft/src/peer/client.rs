@@ -159,7 +159,7 @@ impl Route {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            {
+            let begins = {
                 let mut state = self.lock();
                 if let Some(mut connection) = state.idle.take()
                     && connection.is_quiet()
@@ -169,10 +169,11 @@ impl Route {
                 if state.failures != failures {
                     return Err(PeerError::Connect(state.last_failure.clone()));
                 }
-                if !state.connecting {
-                    state.connecting = true;
-                    self.connect();
-                }
+                !std::mem::replace(&mut state.connecting, true)
+            };
+            if begins {
+                // Without the lock: a runtime that is going away drops the attempt here, which takes it.
+                self.connect();
             }
             changed.await;
         }
