@@ -525,6 +525,11 @@ impl Drop for SegmentStore {
 pub struct StoreProgress(Arc<Shared>);
 
 impl StoreProgress {
+    /// One past the last durable entry.
+    pub fn durable(&self) -> RaftIndex {
+        lock(&self.0.progress).durable
+    }
+
     /// Notes that entries below this index are committed; rides in the next slot.
     pub fn set_committed(&self, end: RaftIndex) {
         self.0.committed.fetch_max(end.get(), Ordering::AcqRel);

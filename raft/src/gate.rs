@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -21,7 +22,7 @@ use crate::standing::{Standing, Told};
 pub const REST: Duration = Duration::from_secs(1);
 /// Between two questions to a node that does not answer.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How often it is said who is waited for.
+/// How often it is said who is waited for, and why.
 const SAY: Duration = Duration::from_secs(5);
 
 /// That a start was let in.
@@ -45,22 +46,24 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
     peers: &BTreeMap<NodeId, Peer>,
     ask: impl Fn(NodeId, Peer) -> F,
 ) -> Result<LetIn, Told> {
-    let ask = &ask;
+    let silent: BTreeMap<NodeId, String> = peers.keys().map(|node| (*node, "it is being asked".to_owned())).collect();
+    let silent = Mutex::new(silent);
+    let still = || silent.lock().unwrap_or_else(PoisonError::into_inner);
+    let (ask, told_why) = (&ask, &still);
     let mut asked: FuturesUnordered<_> = peers
         .iter()
         .map(|(node, peer)| async move {
             while let Err(error) = ask(*node, peer.clone()).await {
-                tracing::debug!(%error, "a peer that is asked whether this node may take part does not answer");
+                told_why().insert(*node, error.to_string());
                 sleep(AGAIN).await;
             }
             *node
         })
         .collect();
-    let mut silent: Vec<NodeId> = peers.keys().copied().collect();
     let mut rest = None;
-    let mut say = interval_at(Instant::now() + SAY, SAY);
+    let mut say = interval_at(Instant::now() + REST, SAY);
     say.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !silent.is_empty() {
+    while !still().is_empty() {
         let rest_is_over = async {
             match rest {
                 Some(end) => sleep_until(end).await,
@@ -70,13 +73,14 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
         tokio::select! {
             told = standing.wait_told() => return Err(told),
             Some(node) = asked.next() => {
-                silent.retain(|other| *other != node);
+                still().remove(&node);
                 rest.get_or_insert(Instant::now() + REST);
             }
             () = rest_is_over => break,
             _ = say.tick() => {
-                let peers: Vec<u64> = silent.iter().map(|node| node.get()).collect();
-                tracing::info!(?peers, "waiting for a peer that says whether this node may take part");
+                let reasons: Vec<String> = still().values().cloned().collect();
+                let reasons = reasons.join("; ");
+                tracing::info!(%reasons, "waiting for a peer that says whether this node may take part");
             }
         }
     }

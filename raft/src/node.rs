@@ -152,6 +152,7 @@ impl Node {
         let committed = opened.applied;
         let log = RaftLog::new(Arc::clone(&store), &environment.disk, &directory, alignment, opened.hard_state.vote);
         log.recovered(committed).await.map_err(|error| StartError::Consensus(error.to_string()))?;
+        standing.follow(log.durable());
         let (machine, replica) = Machine::new(opened);
         let config = config(&settings).map_err(|error| StartError::Consensus(error.to_string()))?;
         let raft = openraft::Raft::new(id, Arc::new(config), network, log, machine)

@@ -14,7 +14,7 @@
 //! peer is shown it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use stele_engine::hard_state::{HardState, MAX_PEERS, PeerMark};
 use stele_engine::membership::MAX_NODES;
@@ -37,10 +37,19 @@ pub struct Shown {
     pub phase: Phase,
     /// How many of its starts were let in: a running one counts itself.
     pub incarnation: u32,
-    /// The term of its vote when it started.
+    /// The term of its vote: when it started, where it connects; now, where it answers.
     pub vote_term: Term,
-    /// One past its last entry when it started.
+    /// One past its last entry, then or now.
     pub end: RaftIndex,
+}
+
+impl Shown {
+    /// Whether the node of this mark no longer has what it acknowledged.
+    fn lacks(&self, mark: &PeerMark) -> bool {
+        // No leader has term 0: that is a mark of a node that has acknowledged nothing.
+        let lost = mark.term > self.vote_term || (mark.term == self.vote_term && mark.index >= self.end);
+        mark.term > Term::new(0) && lost
+    }
 }
 
 /// What a peer remembers that a node no longer has.
@@ -77,12 +86,17 @@ pub struct Told {
     pub stale: Stale,
 }
 
+/// The term of a node's vote and one past its last entry, both durable. The end is looked at first: a truncation comes
+/// behind the vote for who asked for it.
+type Now = Box<dyn Fn() -> (Term, RaftIndex) + Send + Sync>;
+
 /// How a node stands with its peers: what it shows, what it remembers of them, and what one of them said of it.
 #[derive(Clone)]
 pub struct Standing(Arc<Shared>);
 
 struct Shared {
     shown: Mutex<Shown>,
+    now: OnceLock<Now>,
     marks: Marks,
     told: watch::Sender<Option<Told>>,
 }
@@ -90,12 +104,25 @@ struct Shared {
 impl Standing {
     /// Of a node that nobody has said anything of.
     pub fn new(shown: Shown, marks: Marks) -> Self {
-        Self(Arc::new(Shared { shown: Mutex::new(shown), marks, told: watch::Sender::new(None) }))
+        Self(Arc::new(Shared { shown: Mutex::new(shown), now: OnceLock::new(), marks, told: watch::Sender::new(None) }))
     }
 
-    /// What the node shows.
+    /// What the node shows whom it connects to.
     pub fn shown(&self) -> Shown {
         *self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it shows who connects to it.
+    pub fn shown_now(&self) -> Shown {
+        let shown = self.shown();
+        let (vote_term, end) = self.0.now.get().map_or((shown.vote_term, shown.end), |now| now());
+        Shown { vote_term, end, ..shown }
+    }
+
+    /// What it has from now on changes.
+    pub(crate) fn follow(&self, now: impl Fn() -> (Term, RaftIndex) + Send + Sync + 'static) {
+        // A node begins once.
+        drop(self.0.now.set(Box::new(now)));
     }
 
     /// What it remembers.
@@ -153,26 +180,38 @@ impl Marks {
         Self(Arc::new(Mutex::new(State { marks, changed: false })))
     }
 
-    /// Judges what a peer shows when it is met, and remembers its incarnation where it is not stale. A running node
-    /// shows what it started with, again and again.
+    /// Judges what a peer shows that connects, and remembers its incarnation where it is not stale. A running node shows
+    /// what it started with, again and again: what it has now would be older than what it acknowledges meanwhile.
     ///
     /// # Errors
     /// [`Stale`].
     pub fn meet(&self, node: NodeId, shown: &Shown) -> Result<(), Stale> {
         self.change(node, |mark| {
-            if shown.incarnation < mark.incarnation {
-                return Err(Stale::Incarnation { seen: mark.incarnation, shown: shown.incarnation });
-            }
             // Only a new start can have lost anything: a running node acknowledges more than it showed.
             let begins = shown.phase == Phase::Starting || shown.incarnation > mark.incarnation;
-            // No leader has term 0: that is a mark of a node that has acknowledged nothing.
-            let lost = mark.term > shown.vote_term || (mark.term == shown.vote_term && mark.index >= shown.end);
-            if begins && mark.term > Term::new(0) && lost {
+            if begins && shown.incarnation >= mark.incarnation && shown.lacks(mark) {
                 return Err(Stale::Acknowledged { term: mark.term, index: mark.index });
             }
-            mark.incarnation = shown.incarnation;
-            Ok(())
+            see(mark, shown.incarnation)
         })
+    }
+
+    /// What is remembered of a peer.
+    pub fn of_peer(&self, node: NodeId) -> PeerMark {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.marks.get(&node).copied().unwrap_or_else(|| unknown(node))
+    }
+
+    /// Judges what a peer shows that answers: what it has now, which is at least what it had acknowledged before it was
+    /// spoken to. So `before` is what was remembered then. Remembers its incarnation where it is not stale.
+    ///
+    /// # Errors
+    /// [`Stale`].
+    pub fn meet_answer(&self, shown: &Shown, before: &PeerMark) -> Result<(), Stale> {
+        if shown.incarnation >= before.incarnation && shown.lacks(before) {
+            return Err(Stale::Acknowledged { term: before.term, index: before.index });
+        }
+        self.change(before.node, |mark| see(mark, shown.incarnation))
     }
 
     /// Remembers that a peer acknowledged entries up to `index` to the leader of `term`.
@@ -188,7 +227,7 @@ impl Marks {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let State { marks, changed } = &mut *state;
         let known = marks.get(&node).copied();
-        let mut mark = known.unwrap_or(PeerMark { node, incarnation: 0, term: Term::new(0), index: RaftIndex::new(0) });
+        let mut mark = known.unwrap_or_else(|| unknown(node));
         let answer = change(&mut mark);
         // Without certificates anybody may come with any number.
         if known.is_some() || marks.len() < MAX_NODES {
@@ -204,6 +243,19 @@ impl Marks {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut state.changed).then(|| state.marks.values().rev().take(MAX_PEERS).copied().collect())
     }
+}
+
+/// Remembers an incarnation, unless a later one was seen.
+fn see(mark: &mut PeerMark, incarnation: u32) -> Result<(), Stale> {
+    if incarnation < mark.incarnation {
+        return Err(Stale::Incarnation { seen: mark.incarnation, shown: incarnation });
+    }
+    mark.incarnation = incarnation;
+    Ok(())
+}
+
+const fn unknown(node: NodeId) -> PeerMark {
+    PeerMark { node, incarnation: 0, term: Term::new(0), index: RaftIndex::new(0) }
 }
 
 #[cfg(test)]
@@ -269,6 +321,20 @@ mod tests {
     #[test]
     fn a_running_node_connects_again_with_what_it_started_with() {
         assert_eq!(marks().meet(NODE, &running(3, 5, 100)), Ok(()));
+    }
+
+    #[test]
+    fn a_node_that_answers_is_judged_by_what_it_has_now_and_by_what_was_acknowledged_before() {
+        let marks = marks();
+        let before = marks.of_peer(NODE);
+        // It was wiped in its last incarnation, and came to the same by its number.
+        let lacks = Err(Stale::Acknowledged { term: Term::new(5), index: RaftIndex::new(149) });
+        assert_eq!(marks.meet_answer(&running(3, 0, 0), &before), lacks);
+        assert_eq!(marks.meet_answer(&running(3, 6, 10), &before), Ok(()), "a later leader truncated it");
+        // What it acknowledges on another connection, while it is spoken to, is not held against it.
+        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(180));
+        assert_eq!(marks.meet_answer(&running(3, 5, 150), &before), Ok(()));
+        assert_eq!(marks.meet_answer(&running(2, 9, 999), &before), Err(Stale::Incarnation { seen: 3, shown: 2 }));
     }
 
     #[test]

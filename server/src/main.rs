@@ -21,7 +21,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Checks the configuration, tells all mistakes at once"))
         .subcommand(Command::new("keys").about("Prints this node's public keys; makes the keys where there are none"))
         .arg(path("config", "FILE", "the configuration, TOML; also STELE_CONFIG"))
-        .arg(path("ready-file", "FILE", "written once the node listens: JSON with its addresses"))
+        .arg(path("ready-file", "FILE", "written once the node takes part: JSON with its addresses"))
         .arg(switch("check", "as check-config"))
         .arg(switch("print-config", "prints the configuration as it holds, with the source of each value"));
     for key in &KEYS {

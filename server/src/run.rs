@@ -6,6 +6,7 @@
 //! A stop: the health service says so, nothing more is taken in, calls under way are answered (for `limits.drain`),
 //! leadership goes to a voter that is live and has caught up, then consensus ends and the log is closed cleanly.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ use stele_raft::starting::Starting;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
@@ -53,6 +54,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Bytes that a client may send on one connection before it is read.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How often it is told that a node waits for its peers.
+const TELL_WAITING: Duration = Duration::from_secs(10);
 /// Bytes of the headers of a call.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -118,6 +121,7 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
     let waiting = Waiting::start(&environment, config, start).await?;
     let asked = tokio::select! {
         asked = waiting.starting.ask(&waiting.network) => asked,
+        never = tell_waiting() => match never {},
         _ = terminate.recv() => return waiting.stop().await,
         _ = interrupt.recv() => return waiting.stop().await,
     };
@@ -419,8 +423,18 @@ fn tell_ready(environment: &Environment, local: &Local, bound: Bound, ready: Opt
         replace(environment.disk.as_ref(), path, format!("{text}\n").as_bytes(), Mode::Public)
             .map_err(LogError::from)?;
     }
-    notify(&[sd_notify::NotifyState::Ready]);
+    notify(&[sd_notify::NotifyState::Status("takes part"), sd_notify::NotifyState::Ready]);
     Ok(())
+}
+
+/// Tells whoever started the process, as long as it is asked for, that it waits and is not lost.
+async fn tell_waiting() -> Infallible {
+    let longer = u32::try_from(3 * TELL_WAITING.as_micros()).unwrap_or(u32::MAX);
+    loop {
+        let waits = sd_notify::NotifyState::Status("waiting for a peer that says whether this node may take part");
+        notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(longer), waits]);
+        sleep(TELL_WAITING).await;
+    }
 }
 
 /// Tells systemd, where it listens.

@@ -230,6 +230,7 @@ impl Dialing {
         let socket = self.transport.secure_outgoing(socket, node).await.map_err(io)?;
         let mut connection = Connection::new(socket, Arc::clone(&self.metrics));
         let Own { local, standing } = &self.own;
+        let before = standing.marks().of_peer(node);
         let hello = Hello { class, cluster: local.cluster, from: local.node, to: node, shown: standing.shown() };
         connection.send(hello.encode()).await.map_err(io)?;
         let (mut receiver, _) = connection.halves();
@@ -245,7 +246,7 @@ impl Dialing {
             }
             ConnectError::Refused { node, address: address.to_owned(), refusal }
         })?;
-        if let Err(stale) = standing.marks().meet(node, &shown) {
+        if let Err(stale) = standing.marks().meet_answer(&shown, &before) {
             self.metrics.count_refused(Refused::Stale);
             connection.send(Request::Stale(stale).encode()).await.map_err(io)?;
             connection.close().await.map_err(io)?;
@@ -318,7 +319,7 @@ impl Accepting {
                     (Refusal::Stale(stale), Refused::Stale)
                 }
                 Ok(()) => {
-                    let own = standing.shown();
+                    let own = standing.shown_now();
                     let welcome = Greeting { verdict: Ok(own), node: local.node };
                     connection.send(welcome.encode()).await.map_err(|_gone| Refused::Garbage)?;
                     connection.allow(max_request_bytes(class));

@@ -236,9 +236,9 @@ impl<R: RaftHandle> PeerServer<R> {
 impl<R: RaftHandle> Serving<R> {
     async fn serve(&self, socket: BoxSocket) {
         let Some(Accepted { connection, class, from, purpose }) = self.accepting.accept(socket).await else { return };
-        let served = match (purpose, class) {
-            (Purpose::Acquaintance, _) => self.hear_out(from, class, connection).await,
-            (Purpose::Requests, _) => match self.served().await {
+        let served = match purpose {
+            Purpose::Acquaintance => self.hear_out(from, class, connection).await,
+            Purpose::Requests => match self.served().await {
                 Some(served) => Conversation { serving: self, served: &served, from }.hold(class, connection).await,
                 None => Ok(()),
             },
