@@ -66,7 +66,7 @@ pub enum Stale {
     },
     /// It has acknowledged entries that it no longer has.
     #[error(
-        "it has acknowledged entries up to {index} in term {term} and no longer has them: its disk is not the one it had"
+        "it acknowledged entries up to {index} in term {term} and no longer has them: its disk is not the one it had"
     )]
     Acknowledged {
         /// The leader's term.
@@ -180,8 +180,8 @@ impl Marks {
         Self(Arc::new(Mutex::new(State { marks, changed: false })))
     }
 
-    /// Judges what a peer shows that connects, and remembers its incarnation where it is not stale. A running node shows
-    /// what it started with, again and again: what it has now would be older than what it acknowledges meanwhile.
+    /// Judges what a peer shows that connects, and remembers its incarnation where it is not stale. A running node
+    /// shows what it started with, again and again: what it has now would be older than what it acknowledges meanwhile.
     ///
     /// # Errors
     /// [`Stale`].

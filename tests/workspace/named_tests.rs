@@ -49,9 +49,9 @@ fn row(text: &str) -> Result<Row, String> {
 fn tests_in(source: &str) -> BTreeSet<String> {
     let (mut found, mut is_test) = (BTreeSet::new(), false);
     for line in source.lines().map(str::trim) {
-        if line == "#[test]" {
+        if line == "#[test]" || line.starts_with("#[tokio::test") {
             is_test = true;
-        } else if let Some(function) = line.strip_prefix("fn ") {
+        } else if let Some(function) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
             if is_test {
                 found.extend(function.split(['(', '<']).next().map(str::to_owned));
             }

@@ -33,9 +33,9 @@ pub(crate) fn local(node: u64) -> Local {
     Local { cluster: CLUSTER, node: NodeId::new(node) }
 }
 
-/// A running node that remembers nobody, in its third incarnation.
+/// A running node that remembers nobody, in its third incarnation; it shows more than a test makes it acknowledge.
 pub(crate) fn own(local: Local) -> Own {
-    let (vote_term, end) = (Term::new(2), RaftIndex::new(5));
+    let (vote_term, end) = (Term::new(1 << 40), RaftIndex::new(0));
     let shown = Shown { phase: Phase::Running, incarnation: 3, vote_term, end };
     Own { local, standing: Standing::new(shown, Marks::default()) }
 }
