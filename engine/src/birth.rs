@@ -86,7 +86,9 @@ pub fn create_member(environment: &Environment, path: &Path, options: &MemberOpt
     let state = HardState {
         vote: Vote { term: Term::new(0), node: NodeId::new(0), committed: false },
         node: options.node,
+        starts: 0,
         incarnation: 0,
+        stale: false,
         clean: None,
         peers: Vec::new(),
     };
@@ -161,7 +163,8 @@ pub(crate) fn create(
     genesis.check().map_err(|error| unusable("genesis", error))?;
     refresh_description(disk, directory, &genesis)?;
     let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };
-    let state = HardState { vote, node: options.node, incarnation: 0, clean: None, peers: Vec::new() };
+    let state =
+        HardState { vote, node: options.node, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() };
     finish(disk, directory, state, &Inventory::of_new_log(options.frame_align, options.block_height))?;
     let node = Node {
         id: options.node,

@@ -7,20 +7,24 @@
 //! |---|---|
 //! | [`draft`] | records that the leader finishes |
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
+//! | [`gate`] | what peers remember is asked before consensus begins |
 //! | [`intake`] | what clients send, bounded |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
+//! | [`node`] | a running node |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //! | [`rights`] | whose records a caller may append |
 //! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
+//! | [`starting`] | a node's start, phase by phase |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
 pub mod draft;
 pub mod entry;
+pub mod gate;
 pub mod intake;
 mod leading;
 pub mod machine;
@@ -30,3 +34,4 @@ pub mod raft_log;
 pub mod rights;
 pub mod sites;
 pub mod standing;
+pub mod starting;

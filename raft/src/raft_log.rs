@@ -36,7 +36,7 @@ pub struct RaftLog {
 struct Shared {
     store: Arc<SegmentStore>,
     /// The last vote that was made durable, `None` before a node's first.
-    vote: Mutex<Option<Vote>>,
+    vote: Arc<Mutex<Option<Vote>>>,
     committed: Mutex<Option<LogId>>,
     /// For entries that lie in sealed segments only.
     files: Mutex<EntryReader>,
@@ -60,8 +60,20 @@ impl RaftLog {
                 vote.committed,
             )
         });
-        let shared = Shared { store, vote: Mutex::new(vote), committed: Mutex::new(None), files };
+        let shared = Shared { store, vote: Arc::new(Mutex::new(vote)), committed: Mutex::new(None), files };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Tells, also when this is gone, the term of the last durable vote and one past the last durable entry: what
+    /// this node has at least, until it votes in a later term.
+    pub fn durable(&self) -> impl Fn() -> (Term, RaftIndex) + Send + Sync + 'static {
+        let (progress, vote) = (self.shared.store.progress(), Arc::clone(&self.shared.vote));
+        move || {
+            // In this order: a truncation comes behind the vote for who asked for it.
+            let end = progress.durable();
+            let vote = *lock(&vote);
+            (Term::new(vote.map_or(0, |vote| vote.leader_id.term)), end)
+        }
     }
 
     /// Says up to where the log is known to be committed, as recovery found it.

@@ -90,12 +90,12 @@ impl Target {
         let options = MemberOptions { node: NodeId::new(NODE), block_height, frame_align };
         create_member(&environment, &path, &options).unwrap();
         let (limits, metrics) = (Limits::default(), Arc::new(PeerMetrics::default()));
-        let network = PeerFactory::new(local(NODE), Transport::Plain, Arc::new(Tcp), limits, Arc::clone(&metrics));
+        let network = PeerFactory::new(own(local(NODE)), Transport::Plain, Arc::new(Tcp), limits, Arc::clone(&metrics));
         let settings = NodeSettings { seal: SealSettings::default(), ..NodeSettings::default() };
         let node = Node::start(&environment, &path, settings, &Begin::Cluster(birth()), network).await.unwrap();
         let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), LogDirectory::new(&path)));
         let served = Served { raft: node.raft().clone(), admission: Arc::new(Unbounded), segments };
-        let server = PeerServer::new(local(NODE), Transport::Plain, served, limits, Arc::clone(&metrics));
+        let server = PeerServer::new(own(local(NODE)), Transport::Plain, served, limits, Arc::clone(&metrics));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(server.serve(listener, stop.clone()));

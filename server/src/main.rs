@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
+use stele_raft::node::StartError;
 use stele_server::birth::BirthTrouble;
 use stele_server::config::{Config, KEYS, Kind, Loaded, LogFormat, Mistakes, Sources};
 use stele_server::keys::{KeyTrouble, make_or_load};
@@ -24,7 +25,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Checks the configuration, tells all mistakes at once"))
         .subcommand(Command::new("keys").about("Prints this node's public keys; makes the keys where there are none"))
         .arg(path("config", "FILE", "the configuration, TOML; also STELE_CONFIG"))
-        .arg(path("ready-file", "FILE", "written once the node listens: JSON with its addresses"))
+        .arg(path("ready-file", "FILE", "written once the node takes part: JSON with its addresses"))
         .arg(switch("check", "as check-config"))
         .arg(switch("print-config", "prints the configuration as it holds, with the source of each value"));
     for key in &KEYS {
@@ -131,7 +132,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return 2;
         }
         Some(RunTrouble::Birth(BirthTrouble::Log(log)) | RunTrouble::Log(log)) => log,
-        Some(RunTrouble::Start(stele_raft::node::StartError::Log(log))) => log,
+        Some(RunTrouble::Start(StartError::Log(log))) => log,
+        // As what is damaged: the directory is not what it was.
+        Some(RunTrouble::Start(StartError::Stale(_))) => return 3,
         _ => return 1,
     };
     match log {

@@ -25,7 +25,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use stele_engine::number::{NodeId, SegmentNumber};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber, Term};
 use stele_engine::segment::SegmentFile;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -36,8 +36,9 @@ use super::metrics::PeerMetrics;
 use super::segments::SealedSegment;
 use super::transport::{Dial, Transport};
 use super::wire::{Frame, MessageError};
-use super::{Class, Limits, Local};
+use super::{Class, Limits, Own};
 use crate::entry::{CommittedLeader, LogId, Peer, TypeConfig, Vote};
+use crate::standing::Told;
 
 /// Appends that are on their way before the first of them is answered.
 pub const PIPELINE: usize = 8;
@@ -73,6 +74,9 @@ pub enum PeerError {
         /// What it was told.
         sent: Option<LogId>,
     },
+    /// This node takes no part any more.
+    #[error("this node is stale: {0}")]
+    Stale(Told),
     /// The peer cannot do it.
     #[error("node {0}: {1}")]
     Failed(NodeId, Failure),
@@ -148,11 +152,14 @@ impl Route {
     }
 
     async fn take_in_time(self: &Arc<Self>) -> Result<Connection, PeerError> {
+        if let Some(told) = self.dialing.own.standing.told() {
+            return Err(PeerError::Stale(told));
+        }
         let failures = self.lock().failures;
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            {
+            let begins = {
                 let mut state = self.lock();
                 if let Some(mut connection) = state.idle.take()
                     && connection.is_quiet()
@@ -162,10 +169,11 @@ impl Route {
                 if state.failures != failures {
                     return Err(PeerError::Connect(state.last_failure.clone()));
                 }
-                if !state.connecting {
-                    state.connecting = true;
-                    self.connect();
-                }
+                !std::mem::replace(&mut state.connecting, true)
+            };
+            if begins {
+                // Without the lock: a runtime that is going away drops the attempt here, which takes it.
+                self.connect();
             }
             changed.await;
         }
@@ -223,15 +231,19 @@ pub struct PeerFactory {
 
 impl PeerFactory {
     /// The network of this node. Connections are made later, on the runtime that uses them.
-    pub fn new(
-        local: Local,
-        transport: Transport,
-        dial: Arc<dyn Dial>,
-        limits: Limits,
-        metrics: Arc<PeerMetrics>,
-    ) -> Self {
-        let dialing = Dialing { local, transport, dial, limits, metrics };
+    pub fn new(own: Own, transport: Transport, dial: Arc<dyn Dial>, limits: Limits, metrics: Arc<PeerMetrics>) -> Self {
+        let dialing = Dialing { own, transport, dial, limits, metrics };
         Self { dialing: Arc::new(dialing), routes: Arc::default() }
+    }
+
+    /// Asks a node whether it remembers more of this one than this one shows: where it does, that is known to the
+    /// standing ([`crate::standing::Standing::told`]) before this returns.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: no answer that counts.
+    pub async fn ask(&self, node: NodeId, peer: &Peer) -> Result<(), ConnectError> {
+        let addresses: Vec<String> = peer.peer_addresses().map(str::to_owned).collect();
+        self.dialing.ask(node, &addresses).await
     }
 
     /// Segments of another node.
@@ -416,6 +428,8 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
 
 /// What an append that is on its way said.
 struct Awaited {
+    /// The leader's.
+    term: Term,
     before: Option<LogId>,
     last: Option<LogId>,
 }
@@ -514,7 +528,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
         if self.awaited.is_empty() {
             self.give_up = Instant::now() + self.wait;
         }
-        self.awaited.push_back(Awaited { before: append.prev_log_id, last: last_log_id(&append) });
+        let term = Term::new(append.vote.leader_id.term);
+        self.awaited.push_back(Awaited { term, before: append.prev_log_id, last: last_log_id(&append) });
         self.sending = Some(Request::Append(append).encode());
     }
 
@@ -530,7 +545,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
             Answer::Appended(Err(StreamAppendError::Conflict(conflict))) if Some(conflict) != awaited.before => {
                 Err(PeerError::Mismatch(node))
             }
-            Answer::Appended(appended) => Ok(appended),
+            Answer::Appended(appended) => {
+                if let Ok(Some(matching)) = &appended {
+                    // It answers behind its flush, of its vote for this term, too.
+                    let marks = self.route.dialing.own.standing.marks();
+                    marks.acknowledged(node, awaited.term, RaftIndex::new(matching.index));
+                }
+                Ok(appended)
+            }
             Answer::Failed(failure) => Err(PeerError::Failed(node, failure)),
             _ => Err(PeerError::Mismatch(node)),
         }

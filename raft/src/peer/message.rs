@@ -10,6 +10,7 @@
 //! | 4 | transfer leader | control | 0x84 | transferred |
 //! | 5 | list segments | segments | 0x85 | segments |
 //! | 6 | read segment | segments | 0x86 | bytes |
+//! | 7 | stale | any | | none: the connection ends |
 //! | | any | any | 0xff | failed |
 //!
 //! Parts of messages:
@@ -45,6 +46,7 @@
 //! | transfer leader | vote 17 (the leader's), node 8 (the next), log id 17 (which it must have) |
 //! | list segments | segment 8: the first that is asked for |
 //! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
+//! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
@@ -69,6 +71,7 @@ use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, Vote, decode_membership};
 use crate::raft_log::READ_BYTES;
+use crate::standing::Stale;
 
 /// Most entries of one append.
 pub const MAX_ENTRIES: usize = 1 << 16;
@@ -89,6 +92,7 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const LIST: u8 = 5;
 const READ: u8 = 6;
+const STALE: u8 = 7;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
 const TRANSFERRED: u8 = 0x84;
@@ -121,6 +125,7 @@ pub(super) enum Request {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     ListSegments { from: SegmentNumber },
     ReadSegment { file: SegmentFile, offset: u64, len: u32 },
+    Stale(Stale),
 }
 
 /// What it is answered.
@@ -179,7 +184,7 @@ impl Request {
             Self::Append(append) => of(&append.vote, true),
             Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
             Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
-            Self::ListSegments { .. } | Self::ReadSegment { .. } => true,
+            Self::ListSegments { .. } | Self::ReadSegment { .. } | Self::Stale(_) => true,
         }
     }
 
@@ -217,6 +222,11 @@ impl Request {
                 frame.put(&len.to_le_bytes());
                 frame.finish()
             }
+            Self::Stale(stale) => {
+                let mut frame = FrameWriter::of_type(STALE);
+                frame.stale(stale);
+                frame.finish()
+            }
         }
     }
 
@@ -239,6 +249,7 @@ impl Request {
             }
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
+            (_, STALE) => Self::Stale(fields.stale()?),
             (_, other) => return Err(MessageError::Type(other)),
         };
         fields.end()?;

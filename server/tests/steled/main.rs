@@ -162,9 +162,7 @@ async fn bad_input_gets_a_typed_refusal_and_harms_nobody() {
 #[tokio::test]
 async fn three_nodes_go_on_without_the_one_that_led() {
     let mut cluster = Cluster::new(3);
-    for node in 1..=3 {
-        cluster.start(node).await;
-    }
+    cluster.start_all().await;
     let mut writer = Writer::new("w");
     writer.write(&cluster, 400).await;
     let first = cluster.leader().await;
@@ -200,6 +198,54 @@ async fn three_nodes_go_on_without_the_one_that_led() {
         let status = cluster.admin(node).await.status(StatusRequest { log: ORIGIN.to_owned() }).await.unwrap();
         assert_eq!(status.into_inner().nodes.len(), 3);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_its_peers_is_not_ready_and_stops_when_asked() {
+    let mut cluster = Cluster::new(3);
+    cluster.spawn(1);
+    cluster.says(1, "waiting for a peer that says whether this node may take part").await;
+    assert!(!cluster.is_ready(1));
+    assert!(TcpStream::connect(cluster.configured_client(1)).await.is_err(), "clients go to others");
+    assert!(cluster.terminate(1).await.success(), "{}", cluster.log_of(1));
+    assert!(!cluster.is_ready(1));
+    let path = cluster.directory(1).join("hard-state");
+    let state = read_hard_state(Environment::system().disk.as_ref(), &path).unwrap();
+    assert!(state.clean.is_some() && state.incarnation == 0 && state.vote.term.get() == 0, "{state:?}");
+    cluster.start_all().await;
+    Writer::new("w").write(&cluster, 10).await;
+}
+
+#[tokio::test]
+async fn a_site_with_a_wiped_directory_is_told_what_to_do_and_the_others_go_on() {
+    let mut cluster = Cluster::new(3);
+    cluster.start_all().await;
+    let mut writer = Writer::new("w");
+    writer.write(&cluster, 100).await;
+    // The keys are kept, as somebody might who knows that they are needed.
+    cluster.kill(3);
+    cluster.wipe(3);
+    cluster.spawn(3);
+    let status = cluster.ends(3).await;
+    assert_eq!(status.code(), Some(3), "{}", cluster.log_of(3));
+    assert!(!cluster.is_ready(3));
+    let told = cluster.log_of(3);
+    for words in [
+        "steled: node 3 must not take part any more",
+        "starts of it were let in, and it shows 0",
+        "`stele cluster remove 3`",
+        "`stele cluster join`",
+    ] {
+        assert!(told.contains(words), "`{words}` is not in {told}");
+    }
+    // A supervisor that starts it again changes nothing.
+    for _ in 0..3 {
+        cluster.spawn(3);
+        assert_eq!(cluster.ends(3).await.code(), Some(3), "{}", cluster.log_of(3));
+    }
+    writer.write(&cluster, 200).await;
+    writer.check(&cluster.read_all(cluster.leader().await).await);
+    assert!(cluster.log_of(1).contains("a node is stale") || cluster.log_of(2).contains("a node is stale"));
 }
 
 #[test]

@@ -122,8 +122,23 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// Starts a node; returns once it listens.
+    /// Starts a node; returns once it takes part, so another one must run, or there is none.
     pub(crate) async fn start(&mut self, node: usize) {
+        self.spawn(node);
+        self.ready(node).await;
+    }
+
+    /// Starts all nodes; returns once they take part.
+    pub(crate) async fn start_all(&mut self) {
+        for node in 1..=self.nodes.len() {
+            self.spawn(node);
+        }
+        for node in 1..=self.nodes.len() {
+            self.ready(node).await;
+        }
+    }
+
+    pub(crate) fn spawn(&mut self, node: usize) {
         let ready = self.ready_file(node);
         drop(std::fs::remove_file(&ready));
         let log = std::fs::File::options()
@@ -131,7 +146,7 @@ impl Cluster {
             .append(true)
             .open(self.scratch.path().join(format!("{node}.log")))
             .unwrap();
-        let mut child = steled()
+        let child = steled()
             .arg("--config")
             .arg(Self::config(self.scratch.path(), node))
             .arg("--ready-file")
@@ -139,30 +154,43 @@ impl Cluster {
             .stderr(Stdio::from(log))
             .spawn()
             .unwrap();
-        let listens = async {
-            while !ready.exists() {
-                if let Some(status) = child.try_wait().unwrap() {
+        self.nodes[node - 1] = Some(child);
+    }
+
+    pub(crate) fn is_ready(&self, node: usize) -> bool {
+        self.ready_file(node).exists()
+    }
+
+    async fn ready(&mut self, node: usize) {
+        let takes_part = async {
+            while !self.is_ready(node) {
+                if let Some(status) = self.nodes[node - 1].as_mut().unwrap().try_wait().unwrap() {
                     panic!("node {node} ended, {status}: {}", self.log_of(node));
                 }
                 sleep(LOOK).await;
             }
         };
-        assert!(timeout(PATIENCE, listens).await.is_ok(), "node {node}: {}", self.log_of(node));
-        self.nodes[node - 1] = Some(child);
+        let told = timeout(PATIENCE, takes_part).await;
+        assert!(told.is_ok(), "node {node}: {}", self.log_of(node));
     }
 
-    /// Kills a node as kill -9 does.
-    pub(crate) fn kill(&mut self, node: usize) {
-        let mut child = self.nodes[node - 1].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+    /// Waits until what a node says has this in it.
+    pub(crate) async fn says(&self, node: usize, words: &str) {
+        let says = async {
+            while !self.log_of(node).contains(words) {
+                sleep(LOOK).await;
+            }
+        };
+        assert!(timeout(PATIENCE, says).await.is_ok(), "`{words}` is not in: {}", self.log_of(node));
     }
 
-    /// Ends a node as an operator does.
-    pub(crate) async fn terminate(&mut self, node: usize) -> ExitStatus {
-        let mut child = self.nodes[node - 1].take().unwrap();
-        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
+    /// Waits until a node ends by itself.
+    pub(crate) async fn ends(&mut self, node: usize) -> ExitStatus {
+        let child = self.nodes[node - 1].take().unwrap();
+        self.ended(node, child).await
+    }
+
+    async fn ended(&self, node: usize, mut child: Child) -> ExitStatus {
         let ended = async {
             loop {
                 if let Some(status) = child.try_wait().unwrap() {
@@ -174,10 +202,43 @@ impl Cluster {
         timeout(PATIENCE, ended).await.unwrap_or_else(|_| panic!("node {node}: {}", self.log_of(node)))
     }
 
+    /// Kills a node as kill -9 does.
+    pub(crate) fn kill(&mut self, node: usize) {
+        let mut child = self.nodes[node - 1].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Ends a node as an operator does.
+    pub(crate) async fn terminate(&mut self, node: usize) -> ExitStatus {
+        let child = self.nodes[node - 1].take().unwrap();
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.ended(node, child).await
+    }
+
     /// Where clients reach a node, as it says itself.
     pub(crate) fn address(&self, node: usize) -> String {
         let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(self.ready_file(node)).unwrap()).unwrap();
         ready["client"].as_str().unwrap().to_owned()
+    }
+
+    /// Where clients shall reach a node, by its configuration.
+    pub(crate) fn configured_client(&self, node: usize) -> String {
+        let config = std::fs::read_to_string(Self::config(self.scratch.path(), node)).unwrap();
+        let line = config.lines().find_map(|line| line.strip_prefix("listen.client = "));
+        line.unwrap().trim_matches('"').to_owned()
+    }
+
+    /// Empties a node's directory but for its keys.
+    pub(crate) fn wipe(&self, node: usize) {
+        for entry in std::fs::read_dir(self.directory(node)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() && entry.file_name() != "keys" {
+                std::fs::remove_dir_all(entry.path()).unwrap();
+            } else if entry.file_name() != "keys" {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
     }
 
     async fn channel(&self, node: usize) -> Channel {

@@ -1,0 +1,181 @@
+//! Disks that are lost, wiped or brought back from an old copy never vote; honest ones always come back.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod sites;
+
+use std::time::Duration;
+
+use sites::{PATIENCE, Sites, until};
+use stele_engine::number::NodeId;
+use stele_raft::node::StartError;
+use stele_raft::standing::Stale;
+use tokio::time::timeout;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_all_stopped_start_again_together() {
+    let mut sites = Sites::running(3).await;
+    sites.stop(&[1, 2, 3]).await;
+    sites.start(&[1, 2, 3]).await;
+    sites.write(20).await;
+    sites.kill(&[1, 2, 3]).await;
+    sites.start(&[1, 2, 3]).await;
+    sites.write(20).await;
+    sites.settle().await;
+    sites.stop(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        assert_eq!(sites.hard_state(node).incarnation, 3, "each start was let in, and counted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_alone_waits_and_does_not_vote() {
+    let mut sites = Sites::running(3).await;
+    sites.stop(&[1, 2, 3]).await;
+    let before = sites.hard_state(1);
+    let waiting = sites.open(1).await.unwrap();
+    // Twice what an election takes.
+    let asked = timeout(Duration::from_millis(1500), waiting.starting.ask(&waiting.network)).await;
+    assert!(asked.is_err(), "it was let in by nobody");
+    waiting.close().await;
+    let after = sites.hard_state(1);
+    assert_eq!((before.vote, before.incarnation), (after.vote, after.incarnation));
+    assert!(after.clean.is_some(), "it stopped cleanly");
+
+    // One that waits answers, so two are enough.
+    sites.start(&[1, 2]).await;
+    sites.write(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_disk_is_refused_for_good_and_the_real_one_is_not() {
+    let mut sites = Sites::running(3).await;
+    sites.stop(&[3]).await;
+    let real = sites.back_up(3);
+    sites.wipe(3);
+    let told = sites.refused(3).await.unwrap();
+    assert_eq!(told.stale, Stale::Incarnation { seen: 1, shown: 0 });
+    assert!(sites.found_stale() >= 1, "a counter says so");
+    // It has written down that it is stale, and asks nobody.
+    assert_eq!(sites.refused(3).await, None);
+    assert!(sites.hard_state(3).stale);
+    let error = sites.open(3).await.err().unwrap();
+    assert!(matches!(error, StartError::Stale(_)));
+    let text = error.to_string();
+    for remedy in ["stele cluster remove 3", "empty directory", "never used", "stele cluster join"] {
+        assert!(text.contains(remedy), "{remedy} is not in: {text}");
+    }
+    // However often somebody makes a new one.
+    for _ in 0..3 {
+        sites.wipe(3);
+        assert!(sites.refused(3).await.is_some());
+    }
+    sites.write(20).await;
+    // It was not mounted: that is not held against it.
+    sites.restore(3, &real);
+    sites.start(&[3]).await;
+    sites.write(20).await;
+    sites.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_from_before_the_last_start_is_refused() {
+    let mut sites = Sites::running(3).await;
+    sites.stop(&[3]).await;
+    let copy = sites.back_up(3);
+    sites.start(&[3]).await;
+    sites.write(20).await;
+    sites.settle().await;
+    sites.kill(&[3]).await;
+    sites.restore(3, &copy);
+    assert_eq!(sites.refused(3).await.unwrap().stale, Stale::Incarnation { seen: 2, shown: 1 });
+    sites.write(20).await;
+}
+
+/// A copy of a follower that was made while it ran, and that lacks what it acknowledged since.
+async fn with_old_copy() -> (Sites, u64, u64) {
+    let mut sites = Sites::running(3).await;
+    sites.settle().await;
+    let leader = sites.leader().await;
+    let follower = if leader == 1 { 2 } else { 1 };
+    let copy = sites.back_up(follower);
+    sites.write(20).await;
+    sites.settle().await;
+    assert_eq!(sites.leader().await, leader);
+    sites.kill(&[follower]).await;
+    sites.restore(follower, &copy);
+    (sites, leader, follower)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_the_running_node_is_refused_by_who_led_it() {
+    let (mut sites, leader, follower) = with_old_copy().await;
+    let told = sites.refused(follower).await.unwrap();
+    assert_eq!(told.by, NodeId::new(leader));
+    assert!(matches!(told.stale, Stale::Acknowledged { .. }), "{told}");
+    sites.write(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_remembers_outlives_its_process() {
+    let (mut sites, leader, follower) = with_old_copy().await;
+    sites.stop(&[leader]).await;
+    sites.start(&[leader]).await;
+    let told = sites.refused(follower).await.unwrap();
+    assert_eq!(told.by, NodeId::new(leader));
+    assert!(matches!(told.stale, Stale::Acknowledged { .. }), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_node_that_runs_stops_when_it_meets_who_remembers() {
+    let (mut sites, leader, follower) = with_old_copy().await;
+    sites.stop(&[leader]).await;
+    // The third remembers nothing of it, and is all that answers.
+    sites.start(&[follower]).await;
+    assert_eq!(sites.running[&follower].node.stale(), None);
+    sites.start(&[leader]).await;
+    until("the stale node is told", || sites.running[&follower].node.stale().is_some()).await;
+    let stale = sites.running[&follower].node.stale().unwrap();
+    assert_eq!((stale.node.get(), stale.told.unwrap().by.get()), (follower, leader));
+    let raft = sites.running[&follower].node.raft().clone();
+    let leader_id = openraft::impls::leader_id_std::LeaderId { term: 0, voted_for: 0 };
+    let vote = openraft::raft::VoteRequest::new(openraft::vote::RaftVote::from_leader_id(leader_id, false), None);
+    let stopped = async { while raft.vote(vote.clone()).await.is_ok() {} };
+    timeout(PATIENCE, stopped).await.expect("its consensus stops");
+    sites.kill(&[follower]).await;
+    assert_eq!(sites.refused(follower).await, None, "and it does not start again");
+    sites.write(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_leader_truncated_does_not_make_a_node_stale() {
+    let mut sites = Sites::running(5).await;
+    sites.settle().await;
+    let leader = sites.leader().await;
+    let others: Vec<u64> = (1..=5).filter(|node| *node != leader).collect();
+    let (follower, rest) = (others[0], &others[1..]);
+    sites.kill(rest).await;
+    // Two of five: the follower acknowledges what never is committed.
+    let (end, stranded) = (sites.end(leader), sites.strand(leader));
+    until("the follower has them", || sites.end(follower) > end && sites.end(leader) == sites.end(follower)).await;
+    let remembers = |sites: &Sites| {
+        let marks = sites.hard_state(leader).peers;
+        marks.iter().any(|mark| mark.node.get() == follower && mark.index >= end)
+    };
+    until("the leader remembers that it has them", || remembers(&sites)).await;
+    sites.kill(&[leader, follower]).await;
+    stranded.await.unwrap();
+
+    sites.start(rest).await;
+    sites.write(20).await;
+    sites.start(&[follower]).await;
+    sites.settle().await;
+    sites.kill(&[follower]).await;
+    sites.start(&[leader]).await;
+    sites.settle().await;
+    assert!(remembers(&sites));
+    sites.start(&[follower]).await;
+    sites.write(20).await;
+    sites.settle().await;
+    assert_eq!(sites.found_stale(), 0);
+}
