@@ -17,12 +17,14 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
+use stele_engine::number::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Accepted, Accepting, Connection};
+use super::cosign::Cosign;
 use super::message::{Answer, Failure, Request, last_log_id};
 use super::metrics::{PeerMetrics, Refused};
 use super::segments::{SegmentSource, SourceError};
@@ -150,6 +152,7 @@ struct Serving<R> {
     raft: R,
     admission: Arc<dyn Admission>,
     segments: Arc<dyn SegmentSource>,
+    cosigner: Arc<dyn Cosign>,
 }
 
 /// What a server answers from.
@@ -160,6 +163,8 @@ pub struct Served<R> {
     pub admission: Arc<dyn Admission>,
     /// Where segments are taken from.
     pub segments: Arc<dyn SegmentSource>,
+    /// Who signs tree heads.
+    pub cosigner: Arc<dyn Cosign>,
 }
 
 impl<R: RaftHandle> PeerServer<R> {
@@ -171,9 +176,9 @@ impl<R: RaftHandle> PeerServer<R> {
         limits: Limits,
         metrics: Arc<PeerMetrics>,
     ) -> Self {
-        let Served { raft, admission, segments } = served;
+        let Served { raft, admission, segments, cosigner } = served;
         let accepting = Accepting { local, transport, limits, metrics };
-        Self { serving: Arc::new(Serving { accepting, raft, admission, segments }) }
+        Self { serving: Arc::new(Serving { accepting, raft, admission, segments, cosigner }) }
     }
 
     /// Serves whoever connects, until told to stop; then every connection is closed.
@@ -224,7 +229,7 @@ impl<R: RaftHandle> Serving<R> {
         let Some(Accepted { connection, class, from }) = self.accepting.accept(socket).await else { return };
         let served = match class {
             Class::Log => self.serve_log(connection).await,
-            Class::Control | Class::Segments => self.serve_questions(class, connection).await,
+            Class::Control | Class::Segments => self.serve_questions(class, from, connection).await,
         };
         if let Err(error) = served {
             self.accepting.metrics.count_broken();
@@ -238,11 +243,11 @@ impl<R: RaftHandle> Serving<R> {
     }
 
     /// One question after the other.
-    async fn serve_questions(&self, class: Class, mut connection: Connection) -> Result<(), Ended> {
+    async fn serve_questions(&self, class: Class, from: NodeId, mut connection: Connection) -> Result<(), Ended> {
         loop {
             let (mut receiver, _) = connection.halves();
             let Some(frame) = receiver.next().await? else { return Ok(()) };
-            let answered = self.answer(Request::decode(class, frame)?).await;
+            let answered = self.answer(from, Request::decode(class, frame)?).await;
             let answer = match answered {
                 Err(Ended::Stopped(_)) => Answer::Failed(Failure::Stopped),
                 other => other?,
@@ -251,7 +256,7 @@ impl<R: RaftHandle> Serving<R> {
         }
     }
 
-    async fn answer(&self, request: Request) -> Result<Answer, Ended> {
+    async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Ended> {
         Ok(match request {
             Request::Append(heartbeat) => {
                 let (before, last) = (heartbeat.prev_log_id, last_log_id(&heartbeat));
@@ -269,6 +274,10 @@ impl<R: RaftHandle> Serving<R> {
             Request::Vote(vote) => Answer::Voted(self.raft.vote(vote).await?),
             Request::PreVote(vote) => Answer::Voted(self.raft.pre_vote(vote).await?),
             Request::TransferLeader(transfer) => Answer::Transferred(self.raft.transfer_leader(transfer).await?),
+            Request::Cosign(cosign) => {
+                let cosigned = self.cosigner.cosign(from, cosign).await;
+                cosigned.map_or(Answer::Failed(Failure::NoSigner), Answer::Cosigned)
+            }
             Request::ListSegments { from } => {
                 let list = self.ask_source(move |source| source.list(from)).await?;
                 list.map_or_else(Answer::Failed, Answer::Segments)
