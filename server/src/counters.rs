@@ -15,12 +15,22 @@ pub enum Unwelcome {
     Late,
 }
 
+/// What another node said that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Distrust {
+    /// It has another root for a size that both have.
+    OtherRoot,
+    /// Its signature, or its checkpoint, does not hold.
+    BadSignature,
+}
+
 /// Counters of one node; they only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
     refusals: [AtomicU64; Self::CODES],
     calls: AtomicU64,
     connections: [AtomicU64; 3],
+    distrust: [AtomicU64; 2],
 }
 
 impl Counters {
@@ -44,6 +54,11 @@ impl Counters {
         self.connections[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Another node said what cannot be.
+    pub fn distrusted(&self, why: Distrust) {
+        self.distrust[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything that was counted, with its name.
     pub fn all(&self) -> Vec<(String, u64)> {
         let codes = self.refusals.iter().zip(0..).map(|(counter, code)| {
@@ -52,8 +67,10 @@ impl Counters {
         });
         let connections = [Unwelcome::Full, Unwelcome::Garbage, Unwelcome::Late];
         let connections = connections.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
+        let distrust = [Distrust::OtherRoot, Distrust::BadSignature];
+        let distrust = distrust.iter().map(|why| format!("COSIGNING_{why:?}")).zip(&self.distrust);
         let calls = std::iter::once(("CALLS_FAILED".to_owned(), &self.calls));
-        let all = codes.chain(connections).chain(calls);
+        let all = codes.chain(connections).chain(distrust).chain(calls);
         all.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0).collect()
     }
 }

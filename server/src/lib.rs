@@ -7,7 +7,9 @@
 //! | [`birth`] | what a new log begins with |
 //! | [`view`] | the node's copy of the log, for those who answer from it |
 //! | [`reading`] | threads that read records and proofs |
-//! | [`signing`] | checkpoints |
+//! | [`signing`] | this node's own signatures |
+//! | [`cosigning`] | checkpoints that a quorum of sites signs |
+//! | `proving` | proofs under them |
 //! | [`serving`] | what the services answer from |
 //! | [`service`] | the services |
 //! | [`welcome`] | connections of clients, bounded |
@@ -16,8 +18,10 @@
 
 pub mod birth;
 pub mod config;
+pub mod cosigning;
 pub mod counters;
 pub mod keys;
+mod proving;
 pub mod reading;
 pub mod run;
 pub mod service;

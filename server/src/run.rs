@@ -34,6 +34,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::birth::{BirthTrouble, Start, prepare};
 use crate::config::{Config, Security, TlsPaths};
+use crate::cosigning::{Cosigning, Members, OwnCopy, Parts};
 use crate::counters::Counters;
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
@@ -140,6 +141,9 @@ struct Running {
     node: Node,
     serving: Arc<Serving>,
     clients: JoinHandle<Result<(), tonic::transport::Error>>,
+    cosigns: JoinHandle<()>,
+    /// Told when calls under way are answered: until then they may wait for a proof.
+    closing: CancellationToken,
     peers: JoinHandle<()>,
     peers_stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
@@ -167,35 +171,49 @@ impl Running {
 
         let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
         let factory = PeerFactory::new(local, transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
-        let node = Node::start(environment, &config.data_dir, settings(config), &start.begin, factory).await?;
+        let node = Node::start(environment, &config.data_dir, settings(config), &start.begin, factory.clone()).await?;
         let view = View::new(node.replica().clone());
         let stopping = CancellationToken::new();
+        let closing = CancellationToken::new();
+        let visible = watch_visible(node.raft(), &view, &closing);
+        let readers = Arc::new(Readers::start(environment, &config.data_dir, &view, config.limits.readers)?);
+        let counters = Arc::new(Counters::default());
+        let cosigning = Arc::new(Cosigning::new(Parts {
+            environment: environment.clone(),
+            copy: Arc::new(OwnCopy { view: view.clone(), readers: Arc::clone(&readers) }),
+            others: Arc::new(Members { raft: node.raft().clone(), factory }),
+            signer: Signer::new(environment, &config.data_dir),
+            visible: visible.clone(),
+            timeout: config.proof_timeout,
+            counters: Arc::clone(&counters),
+        }));
+        let cosigns = tokio::spawn(Arc::clone(&cosigning).run(closing.clone()));
         let serving = Arc::new(Serving {
             raft: node.raft().clone(),
             intake: node.intake().clone(),
-            visible: watch_visible(node.raft(), &view, &stopping),
-            readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
-            signer: Signer::new(environment, &config.data_dir)?,
+            visible,
+            readers,
+            cosigning: Arc::clone(&cosigning),
             view: view.clone(),
             known: OnceLock::new(),
             environment: environment.clone(),
             path: config.data_dir.clone(),
             own_address: own_address(config, bound),
             limits: config.limits,
-            counters: Arc::new(Counters::default()),
+            counters,
             stopping: stopping.clone(),
         });
 
         let peers_stop = CancellationToken::new();
         let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
         let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), directory));
-        let served = Served { raft: node.raft().clone(), admission: Arc::new(view), segments };
+        let served = Served { raft: node.raft().clone(), admission: Arc::new(view), segments, cosigner: cosigning };
         let peer_server = PeerServer::new(local, transport, served, limits, metrics);
         let peers = tokio::spawn(peer_server.serve(peer_listener, peers_stop.clone()));
 
         let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
         tell_ready(environment, &local, bound, ready)?;
-        Ok(Self { node, serving, clients, peers, peers_stop, health })
+        Ok(Self { node, serving, clients, cosigns, closing, peers, peers_stop, health })
     }
 
     /// Stops cleanly.
@@ -215,6 +233,10 @@ impl Running {
                 Ok(())
             }
         };
+        self.closing.cancel();
+        if let Err(error) = self.cosigns.await {
+            tracing::error!(%error, "making checkpoints died");
+        }
         give_away(&self.serving).await;
         self.peers_stop.cancel();
         if let Err(error) = self.peers.await {
@@ -229,7 +251,9 @@ impl Running {
     /// Stops as a kill would: the log is not marked as closed cleanly.
     async fn abandon(self) {
         self.serving.stopping.cancel();
+        self.closing.cancel();
         self.clients.abort();
+        self.cosigns.abort();
         self.peers_stop.cancel();
         close_readers(&self.serving).await;
         self.node.abandon().await;

@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::config::Limits;
+use crate::cosigning::Cosigning;
 use crate::counters::Counters;
 use crate::reading::{ReadTrouble, Readers};
-use crate::signing::Signer;
 use crate::view::View;
 
 /// openraft.
@@ -43,9 +43,9 @@ pub struct Serving {
     /// The genesis record, once it is applied; it never changes.
     pub known: OnceLock<Genesis>,
     /// Reading threads.
-    pub readers: Readers,
+    pub readers: Arc<Readers>,
     /// Checkpoints.
-    pub signer: Signer,
+    pub cosigning: Arc<Cosigning>,
     /// The system.
     pub environment: Environment,
     /// The log's directory.

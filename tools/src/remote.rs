@@ -134,7 +134,6 @@ pub struct Connected {
     pub client: Client,
     /// What the node that answered says of the log.
     pub description: LogDescription,
-    dial: NetworkDial,
     policy: Option<PathBuf>,
 }
 
@@ -162,10 +161,10 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     let description = choose(logs, reach.origin.as_deref())?;
     let origin = Origin::new(&description.origin).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
     let mut config = ClientConfig::new(origin, endpoints).map_err(|error| anyhow!(error))?;
-    config.dial = Arc::new(dial.clone());
+    config.dial = Arc::new(dial);
     adjust(&mut config);
     let client = Client::new(config).map_err(|error| anyhow!(error))?;
-    Ok(Connected { client, description, dial, policy: reach.policy.clone() })
+    Ok(Connected { client, description, policy: reach.policy.clone() })
 }
 
 fn usage(error: ConfigError) -> Failure {
@@ -242,15 +241,6 @@ async fn log_client(dial: &NetworkDial, address: &Address) -> Result<LogClient<C
 }
 
 impl Connected {
-    /// The plain interface of one node, for what must not go to another one.
-    ///
-    /// # Errors
-    /// [`Failure`]: exit code 4.
-    pub async fn node(&self, address: &str) -> Result<LogClient<Channel>, Failure> {
-        let address = Address::new(address).map_err(usage)?;
-        log_client(&self.dial, &address).await.map_err(|error| Failure::new(Exit::Unreachable, error))
-    }
-
     /// The policy that the user gave, else the server's own, of which the user is told.
     ///
     /// # Errors

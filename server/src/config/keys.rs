@@ -57,7 +57,7 @@ const fn key(
 }
 
 /// All keys.
-pub const KEYS: [Key; 31] = [
+pub const KEYS: [Key; 32] = [
     key("data_dir", "data-dir", Kind::Path, None, "the log's directory at this node"),
     key("node", "node", Kind::Number, None, "the number of this node, never used twice"),
     key("site", "site", Kind::Text, None, "the site (failure domain) of this node"),
@@ -123,6 +123,13 @@ pub const KEYS: [Key; 31] = [
     key("limits.request_timeout", "limits-request-timeout", Kind::Duration, Some("10s"), "how long one call may take"),
     key("limits.readers", "limits-readers", Kind::Number, Some("2"), "threads that read records and proofs"),
     key("limits.drain", "limits-drain", Kind::Duration, Some("5s"), "how long a stop waits for calls under way"),
+    key(
+        "proof.timeout",
+        "proof-timeout",
+        Kind::Duration,
+        Some("2s"),
+        "how long signatures of a quorum of sites are waited for",
+    ),
     key("log_format", "log-format", Kind::Text, Some("text"), "text or json, on standard error"),
     key("log_level", "log-level", Kind::Text, Some("info"), "error, warn, info, debug or trace"),
 ];

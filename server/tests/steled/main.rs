@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod process;
+mod proven;
 
 use std::time::Duration;
 
