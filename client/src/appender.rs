@@ -13,7 +13,7 @@
 //!
 //! One chain belongs to one appender at a time. Two that push into the same chain get `SeqGap` from each other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use core::future::Future;
@@ -22,10 +22,11 @@ use core::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use stele_api::v1;
-use stele_proof::checkpoint::Origin;
-use stele_proof::policy::Policy;
+use stele_proof::checkpoint::{Checkpoint, Origin};
+use stele_proof::policy::{Policy, PolicyError, VerifiedCheckpoint};
 use stele_proof::proof_file::{ProofFile, ProofFileError};
 use stele_proof::record::{Record, Salt, SelfHash};
+use stele_proof::tree::verify_inclusion;
 use stele_proof::{LeafIndex, tree};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -68,7 +69,11 @@ pub struct Appender {
     room: Arc<[Arc<Semaphore>; 2]>,
     router: Arc<Router>,
     ack: Ack,
+    believed: Believed,
 }
+
+/// The checkpoint that was verified last: many records are proven under one.
+type Believed = Arc<Mutex<Option<(String, VerifiedCheckpoint)>>>;
 
 /// The answer to one record that was pushed.
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl Appender {
         };
         // Its end is seen by every `Pending` and by `push`: both get `Closed`.
         drop(tokio::spawn(worker.run()));
-        Ok(Self { items, room, router, ack })
+        Ok(Self { items, room, router, ack, believed: Believed::default() })
     }
 
     /// Takes a finished record; waits for room where the bounds are reached.
@@ -145,7 +150,8 @@ impl Appender {
         match &self.ack {
             Ack::Committed => None,
             Ack::Proven(policy) => {
-                Some(ProofCheck { policy: Arc::clone(policy), log: self.router.config().log.clone() })
+                let (policy, believed) = (Arc::clone(policy), Arc::clone(&self.believed));
+                Some(ProofCheck { policy, log: self.router.config().log.clone(), believed })
             }
         }
     }
@@ -194,6 +200,7 @@ fn prost_len(submission: &v1::Submission) -> usize {
 struct ProofCheck {
     policy: Arc<Policy>,
     log: Origin,
+    believed: Believed,
 }
 
 impl ProofCheck {
@@ -207,15 +214,29 @@ impl ProofCheck {
         if proof.index() != index {
             return Err(Violation::IndexGap { expected: index, found: proof.index() });
         }
-        match proof.verify(leaf, &self.policy) {
-            Ok(verified) if verified.checkpoint().origin == self.log => Ok(Some(proof)),
-            Ok(verified) => {
-                let checkpoint = verified.checkpoint();
-                let origin = checkpoint.origin.as_str().to_owned();
-                Err(Violation::OtherCheckpoint { origin, size: checkpoint.size })
+        let verified = match self.checkpoint(proof.checkpoint()) {
+            Ok(verified) => verified,
+            Err(PolicyError::QuorumNotMet { .. } | PolicyError::NoLogSignature { .. }) => return Ok(None),
+            Err(error) => return Err(violation(error.into())),
+        };
+        let Checkpoint { origin, size, root } = verified.checkpoint();
+        if *origin != self.log {
+            return Err(Violation::OtherCheckpoint { origin: origin.as_str().to_owned(), size: *size });
+        }
+        let included = verify_inclusion(leaf, index, *size, proof.hashes(), root);
+        included.map_err(|error| violation(error.into()))?;
+        Ok(Some(proof))
+    }
+
+    /// Verifies a checkpoint, unless it is the last one that was verified.
+    fn checkpoint(&self, note: &str) -> Result<VerifiedCheckpoint, PolicyError> {
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*believed {
+            Some((known, verified)) if known == note => Ok(verified.clone()),
+            _ => {
+                let verified = self.policy.verify_checkpoint(note.as_bytes())?;
+                Ok(believed.insert((note.to_owned(), verified)).1.clone())
             }
-            Err(ProofFileError::Policy(_)) => Ok(None),
-            Err(error) => Err(violation(error)),
         }
     }
 }

@@ -51,5 +51,5 @@ pub use config::{Address, ClientConfig};
 pub use credentials::Token;
 pub use error::{AppendError, CallError, ConfigError, InvalidRecord, Refused, Violation};
 pub use reader::{Assurance, PayloadState, ReadRange, Reader, VerifiedRecord};
-pub use record::{FinishedRecord, Payload, Receipt};
+pub use record::{FinishedRecord, Payload, Reached, Receipt};
 pub use stele_api::v1::Draft;

@@ -135,6 +135,27 @@ pub struct Receipt {
     pub proof: Option<ProofFile>,
 }
 
+impl Receipt {
+    /// How far the record got before the receipt was given out.
+    pub const fn reached(&self) -> Reached<'_> {
+        match &self.proof {
+            None => Reached::Committed,
+            Some(proof) => Reached::Proven(proof),
+        }
+    }
+}
+
+/// How far a record got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reached<'a> {
+    /// It is durable at a quorum of sites; a proof was not asked for, or is pending: [`Client::prove`] gets it later.
+    ///
+    /// [`Client::prove`]: crate::Client::prove
+    Committed,
+    /// It has a proof, which was verified, under a checkpoint that meets the caller's policy.
+    Proven(&'a ProofFile),
+}
+
 /// What the leader made of a draft.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FinishedDraft {

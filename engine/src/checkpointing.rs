@@ -2,16 +2,17 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
 
 use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::cosignature::cosign;
 use stele_proof::key::SigningKey;
-use stele_proof::note::{Note, signature_line};
+use stele_proof::note::{Note, NoteError, SignatureLine, signature_line};
 use stele_proof::policy::Policy;
 
 use crate::directory::{Inventory, LogDirectory};
 use crate::disk::{Access, Disk, Mode, read_small, replace};
-use crate::environment::Environment;
+use crate::environment::{Clock, Environment};
 use crate::error::LogError;
 use crate::local::take_lock;
 use crate::number::SegmentNumber;
@@ -81,9 +82,75 @@ fn in_genesis(error: &dyn Display) -> LogError {
     LogError::File { file: "genesis".to_owned(), why: error.to_string() }
 }
 
+/// Signs the tree heads of one log, one at a time.
+pub struct CheckpointSigner {
+    keys: NodeKeys,
+    origin: Origin,
+    state: SigningStateFile,
+    clock: Arc<dyn Clock>,
+}
+
+/// A tree head with the two signatures of this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedCheckpoint {
+    /// The checkpoint, which is the text of the note.
+    pub text: String,
+    /// As the log (type 01).
+    pub log: SignatureLine,
+    /// As a node of a site (type 04).
+    pub site: SignatureLine,
+}
+
+impl SignedCheckpoint {
+    /// The note with both signatures.
+    ///
+    /// # Errors
+    /// [`LogError::File`] where it is none.
+    pub fn note(&self) -> Result<String, LogError> {
+        let wrong = |error: NoteError| LogError::File { file: "checkpoint".to_owned(), why: error.to_string() };
+        Ok(Note::new(&self.text, vec![self.log.clone(), self.site.clone()]).map_err(wrong)?.to_string())
+    }
+}
+
+impl CheckpointSigner {
+    /// Reads keys and signing state of the log in this directory.
+    ///
+    /// # Errors
+    /// [`LogError::File`] for the keys, [`LogError::Generation`] for the state.
+    pub fn open(environment: &Environment, directory: &LogDirectory, genesis: &Genesis) -> Result<Self, LogError> {
+        let disk = environment.disk.as_ref();
+        let origin = Origin::new(&genesis.origin).map_err(|error| in_genesis(&error))?;
+        let keys = NodeKeys::load(disk, directory)?;
+        keys.check(genesis)?;
+        let state = SigningStateFile::open(disk, &directory.signing_state())?;
+        Ok(Self { keys, origin, state, clock: Arc::clone(&environment.clock) })
+    }
+
+    /// The head that was signed last.
+    pub const fn last(&self) -> SignedHead {
+        self.state.last()
+    }
+
+    /// Signs a tree head, which the caller knows to be durable here.
+    ///
+    /// The signing state is durable before a signature is made (I-SIGNING-1). Where the disk failed, nothing more may
+    /// be signed with this: what the state says there is not known.
+    ///
+    /// # Errors
+    /// [`LogError::Signing`] where it contradicts an earlier signature, or the disk fails.
+    pub fn sign(&mut self, head: SignedHead) -> Result<SignedCheckpoint, LogError> {
+        self.state.advance(head)?;
+        let checkpoint = Checkpoint { origin: self.origin.clone(), size: head.size, root: head.root };
+        let text = checkpoint.to_string();
+        let wrong = |file: &str, why: String| LogError::File { file: file.to_owned(), why };
+        let log = signature_line(&text, &self.keys.log).map_err(|error| wrong("keys/log", error.to_string()))?;
+        let site = cosign(&checkpoint, &self.keys.cosigner, self.clock.now().seconds());
+        let site = site.map_err(|error| wrong("keys/cosigner", error.to_string()))?;
+        Ok(SignedCheckpoint { text, log, site })
+    }
+}
+
 /// Signs a tree head, which the caller knows to be durable here, and stores the checkpoint.
-///
-/// The signing state is durable before a signature is made (I-SIGNING-1).
 ///
 /// # Errors
 /// [`LogError::Signing`] where it contradicts an earlier signature; [`LogError::File`] for the keys.
@@ -93,20 +160,17 @@ pub fn sign_checkpoint(
     genesis: &Genesis,
     head: SignedHead,
 ) -> Result<String, LogError> {
-    let disk = environment.disk.as_ref();
-    let origin = Origin::new(&genesis.origin).map_err(|error| in_genesis(&error))?;
-    let keys = NodeKeys::load(disk, directory)?;
-    keys.check(genesis)?;
-    SigningStateFile::open(disk, &directory.signing_state())?.advance(head)?;
-    let checkpoint = Checkpoint { origin, size: head.size, root: head.root };
-    let text = checkpoint.to_string();
-    let wrong = |file: &str, why: String| LogError::File { file: file.to_owned(), why };
-    let log = signature_line(&text, &keys.log).map_err(|error| wrong("keys/log", error.to_string()))?;
-    let now = environment.clock.now().seconds();
-    let site = cosign(&checkpoint, &keys.cosigner, now).map_err(|error| wrong("keys/cosigner", error.to_string()))?;
-    let note = Note::new(&text, vec![log, site]).map_err(|error| wrong("checkpoint", error.to_string()))?.to_string();
-    replace(disk, &directory.checkpoint(), note.as_bytes(), Mode::Public)?;
+    let note = CheckpointSigner::open(environment, directory, genesis)?.sign(head)?.note()?;
+    store_checkpoint(environment.disk.as_ref(), directory, &note)?;
     Ok(note)
+}
+
+/// Stores a checkpoint in the place of the last one.
+///
+/// # Errors
+/// [`LogError::Disk`].
+pub fn store_checkpoint(disk: &dyn Disk, directory: &LogDirectory, note: &str) -> Result<(), LogError> {
+    Ok(replace(disk, &directory.checkpoint(), note.as_bytes(), Mode::Public)?)
 }
 
 /// Signs the durable size of a log that nobody has open; appends nothing.

@@ -36,6 +36,7 @@
 //! | [`sequencer`] | a leader's intake: chains, batches, ahead of what is committed |
 //! | [`replica`] | a copy of a log whose order consensus decides |
 //! | [`reader`] | records and proofs without the lock |
+//! | [`recent`] | the newest nodes of the tree, in memory |
 //! | [`index`] | finding records by stream, writer, time and hash; derived |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
 //! | [`scrub`] | reading a log again, slowly, to find what has rotted |
@@ -71,6 +72,7 @@ pub mod prepare;
 mod queue;
 pub mod read_back;
 pub mod reader;
+pub mod recent;
 pub mod recovery;
 pub mod repair;
 mod replay;

@@ -28,6 +28,7 @@ use crate::hard_state::{HardState, read_hard_state};
 use crate::local::take_lock;
 use crate::number::{RaftIndex, SegmentNumber};
 use crate::read_back::SegmentStart;
+use crate::recent::RecentTree;
 use crate::recovery::TornTail;
 use crate::replay::{Applied, each_stored};
 use crate::reserved::{self, Genesis, SegmentSealed};
@@ -48,6 +49,8 @@ pub struct Replica {
     /// Behind the last applied entry.
     tail: Tail,
     tree: CompactRange,
+    /// The nodes that were applied last.
+    recent: RecentTree,
     chains: Chains,
     /// Where the open segment began.
     start: SegmentStart,
@@ -157,6 +160,7 @@ impl Replica {
             told: BTreeMap::new(),
             unconfirmed: VecDeque::new(),
             visible: Visible { tail: state.tail, tree: state.tree.clone() },
+            recent: RecentTree::behind(&state.tree),
             tree: state.tree,
             _lock: lock,
         };
@@ -187,6 +191,11 @@ impl Replica {
     /// Behind the last applied entry.
     pub const fn tail(&self) -> &Tail {
         &self.tail
+    }
+
+    /// The newest nodes of the tree, with those that are applied and not durable here yet.
+    pub const fn recent(&self) -> &RecentTree {
+        &self.recent
     }
 
     /// The chains behind the last applied entry.
@@ -243,7 +252,7 @@ impl Replica {
         let mut records = Vec::with_capacity(placed.header.leaf_count as usize);
         let mut told = Vec::new();
         each_stored(placed, &entry.body, &mut |leaf, record, stored| {
-            self.tree.append(record.leaf_hash());
+            self.recent.append(&mut self.tree, record.leaf_hash());
             if !record.is_reserved() {
                 self.aging_since.get_or_insert(record.ts_ms());
             } else if let Some(body) = own_body(entry, stored.slot) {

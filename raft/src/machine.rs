@@ -13,22 +13,78 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use stele_engine::frame::EntryKind;
 use stele_engine::number::{RaftIndex, Term};
 use stele_engine::replica::{Opened, Replica};
+use stele_proof::TreeSize;
+use tokio::sync::{Notify, watch};
 
 use crate::entry::{CommittedLeader, LogId, Outcome, Peer, StoredMembership, TypeConfig, decode_membership, log_id};
 
 /// A replica that several tasks look at; held for moments, never across an await.
 #[derive(Clone)]
-pub struct SharedReplica(Arc<Mutex<Replica>>);
+pub struct SharedReplica {
+    replica: Arc<Mutex<Replica>>,
+    horizon: Horizon,
+}
+
+/// How far a copy shows what it holds, for those who wait for more.
+#[derive(Clone)]
+pub struct Horizon {
+    visible: Arc<watch::Sender<TreeSize>>,
+    lagging: Arc<Notify>,
+}
+
+impl Horizon {
+    /// How many records are visible, told when they are applied, if they are durable here by then; else when
+    /// [`SharedReplica::look`] finds them so.
+    pub fn visible(&self) -> watch::Receiver<TreeSize> {
+        self.visible.subscribe()
+    }
+
+    /// Waits until something was applied that is not durable here yet.
+    pub async fn lagging(&self) {
+        self.lagging.notified().await;
+    }
+}
+
+/// Whether a copy shows all that it has applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shows {
+    /// All of it.
+    All,
+    /// Some of it is not durable here yet.
+    NotAll,
+}
 
 impl SharedReplica {
+    fn new(mut replica: Replica) -> Self {
+        let visible = Arc::new(watch::Sender::new(replica.visible().size()));
+        let horizon = Horizon { visible, lagging: Arc::default() };
+        Self { replica: Arc::new(Mutex::new(replica)), horizon }
+    }
+
     /// The replica, for a moment.
     pub fn lock(&self) -> MutexGuard<'_, Replica> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.replica.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The replica itself, where nobody else holds it any more.
     pub fn into_inner(self) -> Option<Replica> {
-        Arc::into_inner(self.0).map(|replica| replica.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Arc::into_inner(self.replica).map(|replica| replica.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How far it shows; does not keep the replica.
+    pub fn horizon(&self) -> Horizon {
+        self.horizon.clone()
+    }
+
+    /// Looks what is durable meanwhile, and tells those who wait for it.
+    pub fn look(&self) -> Shows {
+        self.tell(&mut self.lock())
+    }
+
+    fn tell(&self, replica: &mut Replica) -> Shows {
+        let (visible, applied) = (replica.visible().size(), replica.tail().leaves);
+        self.horizon.visible.send_if_modified(|told| std::mem::replace(told, visible) != visible);
+        if visible < applied { Shows::NotAll } else { Shows::All }
     }
 }
 
@@ -49,7 +105,7 @@ impl Machine {
         // Where exactly the last membership stands does not matter: at or before what is applied.
         let membership = decode_membership(&opened.membership)
             .map_or_else(StoredMembership::default, |membership| StoredMembership::new(applied, membership));
-        let replica = SharedReplica(Arc::new(Mutex::new(opened.replica)));
+        let replica = SharedReplica::new(opened.replica);
         (Self { replica: replica.clone(), applied, membership }, replica)
     }
 }
@@ -77,6 +133,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 let mut replica = self.replica.lock();
                 let applied = replica.apply(index, &stored).map_err(io::Error::other)?;
                 replica.take_sealed().map_err(io::Error::other)?;
+                if self.replica.tell(&mut replica) == Shows::NotAll {
+                    self.replica.horizon.lagging.notify_one();
+                }
                 applied
             };
             self.applied = Some(id);

@@ -8,6 +8,7 @@
 //! | [`message`] | what peers say to each other |
 //! | [`client`] | openraft's network, and segments from a peer |
 //! | [`server`] | what a node answers |
+//! | [`cosign`] | signatures of a node under what another one shows |
 //! | [`segments`] | sealed segments, as one node gives them to another |
 //! | [`metrics`] | what is counted |
 //!
@@ -35,6 +36,7 @@ use crate::standing::Standing;
 
 pub mod client;
 mod connection;
+pub mod cosign;
 mod hello;
 pub mod message;
 pub mod metrics;

@@ -24,6 +24,7 @@ use peer_fixture::{Authority, CLUSTER, LONG, batch, local, no_segments, own, pee
 use stele_engine::number::{NodeId, RaftIndex, Term};
 use stele_raft::entry::{CommittedLeader, Entry, LogId, Payload, Peer, TypeConfig, Vote, log_id};
 use stele_raft::peer::client::{PIPELINE, PeerClient, PeerFactory};
+use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::message::MAX_ENTRIES;
 use stele_raft::peer::metrics::{PeerMetrics, Refused};
 use stele_raft::peer::server::{Admission, PeerServer, RaftHandle, Served, Stopped, Unbounded};
@@ -149,7 +150,8 @@ struct Serving {
 impl Serving {
     fn start(listener: impl Listen, transport: Transport, script: Script, admission: Arc<dyn Admission>) -> Self {
         let metrics = Arc::new(PeerMetrics::default());
-        let served = Served { raft: script.clone(), admission, segments: no_segments() };
+        let served =
+            Served { raft: script.clone(), admission, segments: no_segments(), cosigner: Arc::new(NoCosigner) };
         let server = PeerServer::new(own(local(2)), transport, served, limits(), Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.serve(listener, stop.clone()));

@@ -22,6 +22,7 @@ use stele_engine::store::SegmentStore;
 use stele_raft::entry::{Entry, Peer, Proposal, TypeConfig};
 use stele_raft::peer::Limits;
 use stele_raft::peer::client::PeerFactory;
+use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::server::{PeerServer, Served, Unbounded};
 use stele_raft::peer::transport::{PeerTls, Tcp, Transport};
@@ -71,7 +72,12 @@ impl Home {
         let network = PeerFactory::new(own.clone(), transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
         let config = Arc::new(config.validate().unwrap());
         let raft = Raft::new(self.node, config, network, log.clone(), Machine::default()).await.unwrap();
-        let served = Served { raft: raft.clone(), admission: Arc::new(Unbounded), segments: no_segments() };
+        let served = Served {
+            raft: raft.clone(),
+            admission: Arc::new(Unbounded),
+            segments: no_segments(),
+            cosigner: Arc::new(NoCosigner),
+        };
         let server = PeerServer::new(own, transport, served, limits, Arc::clone(&metrics));
         let listener = TcpListener::bind(self.address).await.unwrap();
         let stop = CancellationToken::new();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use peer_fixture::{CLUSTER, batch, local};
+use peer_fixture::{CLUSTER, batch, local, own};
 use stele_engine::birth::{MemberOptions, create_member};
 use stele_engine::directory::LogDirectory;
 use stele_engine::environment::Environment;
@@ -29,6 +29,7 @@ use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_raft::node::{Begin, Birth, Node, NodeSettings};
 use stele_raft::peer::Limits;
 use stele_raft::peer::client::PeerFactory;
+use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::segments::SealedFiles;
 use stele_raft::peer::server::{PeerServer, Served, Unbounded};
@@ -94,7 +95,12 @@ impl Target {
         let settings = NodeSettings { seal: SealSettings::default(), ..NodeSettings::default() };
         let node = Node::start(&environment, &path, settings, &Begin::Cluster(birth()), network).await.unwrap();
         let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), LogDirectory::new(&path)));
-        let served = Served { raft: node.raft().clone(), admission: Arc::new(Unbounded), segments };
+        let served = Served {
+            raft: node.raft().clone(),
+            admission: Arc::new(Unbounded),
+            segments,
+            cosigner: Arc::new(NoCosigner),
+        };
         let server = PeerServer::new(own(local(NODE)), Transport::Plain, served, limits, Arc::clone(&metrics));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());

@@ -20,6 +20,7 @@ use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
 use stele_raft::peer::Limits;
 use stele_raft::peer::client::{PeerError, PeerFactory, Place, SegmentClient};
+use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::message::Failure;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::segments::{SealedFiles, SegmentSource, SourceError};
@@ -76,7 +77,8 @@ async fn a_sealed_segment_is_copied_byte_for_byte_and_no_other() {
     let source = Arc::new(SealedFiles::new(Environment::system().disk, LogDirectory::new(&path)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = peer(listener.local_addr().unwrap());
-    let served = Served { raft: NoRaft, admission: Arc::new(Unbounded), segments: source };
+    let served =
+        Served { raft: NoRaft, admission: Arc::new(Unbounded), segments: source, cosigner: Arc::new(NoCosigner) };
     let server = PeerServer::new(own(local(2)), Transport::Plain, served, Limits::default(), Arc::default());
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(listener, stop.clone()));

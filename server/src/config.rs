@@ -56,6 +56,8 @@ pub struct Config {
     pub raft: RaftTimes,
     /// What clients may ask for.
     pub limits: Limits,
+    /// How long a checkpoint that a quorum of sites has signed is waited for.
+    pub proof_timeout: Duration,
     /// The form of the trace events.
     pub log_format: LogFormat,
     /// The least level of trace events.

@@ -15,6 +15,15 @@ pub enum Unwelcome {
     Late,
 }
 
+/// What another node said that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Distrust {
+    /// It has another root for a size that both have.
+    OtherRoot,
+    /// Its signature, or its checkpoint, does not hold.
+    BadSignature,
+}
+
 /// Counters of one node; they only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -22,6 +31,7 @@ pub struct Counters {
     calls: AtomicU64,
     unauthenticated: AtomicU64,
     connections: [AtomicU64; 3],
+    distrust: [AtomicU64; 2],
 }
 
 impl Counters {
@@ -50,6 +60,11 @@ impl Counters {
         self.connections[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Another node said what cannot be.
+    pub fn distrusted(&self, why: Distrust) {
+        self.distrust[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything that was counted, with its name.
     pub fn all(&self) -> Vec<(String, u64)> {
         let codes = self.refusals.iter().zip(0..).map(|(counter, code)| {
@@ -60,7 +75,9 @@ impl Counters {
         let connections = connections.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
         let calls = [("CALLS_FAILED", &self.calls), ("CALLS_UNAUTHENTICATED", &self.unauthenticated)];
         let calls = calls.map(|(name, counter)| (name.to_owned(), counter));
-        let all = codes.chain(connections).chain(calls);
+        let distrust = [Distrust::OtherRoot, Distrust::BadSignature];
+        let distrust = distrust.iter().map(|why| format!("COSIGNING_{why:?}")).zip(&self.distrust);
+        let all = codes.chain(connections).chain(distrust).chain(calls);
         all.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0).collect()
     }
 }

@@ -10,6 +10,9 @@
 //! | [`reading`] | threads that read records and proofs |
 //! | [`lag`] | how far the others are behind |
 //! | [`signing`] | checkpoints |
+//! | [`signing`] | this node's own signatures |
+//! | [`cosigning`] | checkpoints that a quorum of sites signs |
+//! | `proving` | proofs under them |
 //! | [`serving`] | what the services answer from |
 //! | [`service`] | the services |
 //! | [`welcome`] | connections of clients, bounded |
@@ -19,9 +22,11 @@
 pub mod access;
 pub mod birth;
 pub mod config;
+pub mod cosigning;
 pub mod counters;
 pub mod keys;
 pub mod lag;
+mod proving;
 pub mod reading;
 pub mod run;
 pub mod service;

@@ -40,11 +40,12 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::birth::{BirthTrouble, Start, prepare};
 use crate::config::{Config, Security, TlsPaths};
+use crate::cosigning::{Cosigning, Members, OwnCopy, Parts};
 use crate::counters::Counters;
 use crate::lag::Lately;
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
-use crate::serving::{Horizon, Raft, Serving};
+use crate::serving::{Raft, Serving, watch_visible};
 use crate::signing::Signer;
 use crate::view::View;
 use crate::welcome::{GREETING, Greeting, welcome};
@@ -217,6 +218,9 @@ struct Running {
     node: Node,
     serving: Arc<Serving>,
     clients: JoinHandle<Result<(), tonic::transport::Error>>,
+    cosigns: JoinHandle<()>,
+    /// Told when calls under way are answered: until then they may wait for a proof.
+    closing: CancellationToken,
     peers: JoinHandle<()>,
     peers_stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
@@ -233,16 +237,30 @@ impl Running {
         let Waiting { local, starting, network, giver, client_tls, peer_address, peers, peers_stop } = waiting;
         let client_listener = listen(&config.listen.client).await?;
         let bound = Bound { peer: peer_address, client: client_listener.local_addr()? };
-        let node = starting.begin(let_in, network).await?;
+        let node = starting.begin(let_in, network.clone()).await?;
         let view = View::new(node.replica().clone());
         let stopping = CancellationToken::new();
+        let closing = CancellationToken::new();
+        let visible = watch_visible(node.replica().horizon(), &view, &closing);
+        let readers = Arc::new(Readers::start(environment, &config.data_dir, &view, config.limits.readers)?);
+        let counters = Arc::new(Counters::default());
+        let cosigning = Arc::new(Cosigning::new(Parts {
+            environment: environment.clone(),
+            copy: Arc::new(OwnCopy { view: view.clone(), readers: Arc::clone(&readers) }),
+            others: Arc::new(Members { raft: node.raft().clone(), factory: network }),
+            signer: Signer::new(environment, &config.data_dir),
+            visible: visible.clone(),
+            timeout: config.proof_timeout,
+            counters: Arc::clone(&counters),
+        }));
+        let cosigns = tokio::spawn(Arc::clone(&cosigning).run(closing.clone()));
         let serving = Arc::new(Serving {
             raft: node.raft().clone(),
             intake: node.intake().clone(),
-            horizon: Horizon::watch(node.raft(), &view, &stopping),
+            visible,
             lately: Lately::watch(&view, &stopping),
-            readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
-            signer: Signer::new(environment, &config.data_dir)?,
+            readers,
+            cosigning: Arc::clone(&cosigning),
             view: view.clone(),
             known: OnceLock::new(),
             environment: environment.clone(),
@@ -250,17 +268,17 @@ impl Running {
             own_address: own_address(config, bound),
             limits: config.limits,
             access: config.access.clone(),
-            counters: Arc::new(Counters::default()),
+            counters,
             stopping: stopping.clone(),
         });
 
         let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
         let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), directory));
-        giver.give(Served { raft: node.raft().clone(), admission: Arc::new(view), segments });
+        giver.give(Served { raft: node.raft().clone(), admission: Arc::new(view), segments, cosigner: cosigning });
 
         let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
         tell_ready(environment, &local, bound, ready)?;
-        Ok(Self { node, serving, clients, peers, peers_stop, health })
+        Ok(Self { node, serving, clients, cosigns, closing, peers, peers_stop, health })
     }
 
     /// Stops cleanly.
@@ -280,6 +298,10 @@ impl Running {
                 Ok(())
             }
         };
+        self.closing.cancel();
+        if let Err(error) = self.cosigns.await {
+            tracing::error!(%error, "making checkpoints died");
+        }
         give_away(&self.serving).await;
         self.peers_stop.cancel();
         if let Err(error) = self.peers.await {
@@ -294,7 +316,9 @@ impl Running {
     /// Stops as a kill would: the log is not marked as closed cleanly.
     async fn abandon(self) {
         self.serving.stopping.cancel();
+        self.closing.cancel();
         self.clients.abort();
+        self.cosigns.abort();
         self.peers_stop.cancel();
         close_readers(&self.serving).await;
         self.node.abandon().await;

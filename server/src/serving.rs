@@ -16,17 +16,17 @@ use stele_engine::reserved::Genesis;
 use stele_proof::TreeSize;
 use stele_raft::entry::{Peer, TypeConfig};
 use stele_raft::intake::Intake;
-use stele_raft::machine::Machine;
+use stele_raft::machine::{Horizon, Machine, Shows};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 use crate::access::{Access, Caller, Denied, Role};
 use crate::config::Limits;
+use crate::cosigning::Cosigning;
 use crate::counters::Counters;
 use crate::lag::Lately;
 use crate::reading::{ReadTrouble, Readers};
-use crate::signing::Signer;
 use crate::view::View;
 
 /// openraft.
@@ -40,16 +40,16 @@ pub struct Serving {
     pub intake: Intake,
     /// The copy of the log.
     pub view: View,
-    /// For those who wait for more records.
-    pub horizon: Horizon,
+    /// How many records are visible, for those who wait for more.
+    pub visible: watch::Receiver<TreeSize>,
     /// The genesis record, once it is applied; it never changes.
     pub known: OnceLock<Genesis>,
     /// What was applied lately.
     pub lately: Lately,
     /// Reading threads.
-    pub readers: Readers,
+    pub readers: Arc<Readers>,
     /// Checkpoints.
-    pub signer: Signer,
+    pub cosigning: Arc<Cosigning>,
     /// The system.
     pub environment: Environment,
     /// The log's directory.
@@ -231,8 +231,12 @@ impl Serving {
         if visible >= size {
             return Ok(visible);
         }
+        let mut visible = self.visible.clone();
         tokio::select! {
-            reached = self.horizon.reach(size) => reached.ok_or_else(|| self.stopping()),
+            reached = visible.wait_for(|visible| *visible >= size) => match reached {
+                Ok(visible) => Ok(*visible),
+                Err(_gone) => Err(self.stopping()),
+            },
             () = self.stopping.cancelled() => Err(self.stopping()),
         }
     }
@@ -244,62 +248,24 @@ impl Serving {
     }
 }
 
-/// How often it is looked whether a flush made more visible, while somebody waits for it.
+/// How often it is looked whether a flush made more visible.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// How many records are visible, for those who wait for more. Nothing is looked at while nobody waits: a look at every
-/// entry would wake a thread for each.
-pub struct Horizon {
-    told: watch::Receiver<TreeSize>,
-    waiting: Arc<watch::Sender<usize>>,
-}
-
-impl Horizon {
-    /// Watches until the node stops.
-    pub fn watch(raft: &Raft, view: &View, stopping: &CancellationToken) -> Self {
-        let (tell, told) = watch::channel(TreeSize::new(0));
-        let (waiting, mut wanted) = watch::channel(0);
-        let (mut metrics, view, stopping) = (raft.metrics(), view.clone(), stopping.clone());
-        tokio::spawn(async move {
-            loop {
-                let sizes = view.with(|replica| (replica.visible().size(), replica.tail().leaves));
-                let Some((visible, applied)) = sizes else { return };
-                tell.send_if_modified(|size| std::mem::replace(size, visible) != visible);
-                tokio::select! {
-                    waits = wanted.wait_for(|waiting| *waiting > 0) => if waits.is_err() { return },
-                    () = stopping.cancelled() => return,
-                }
-                tokio::select! {
-                    changed = metrics.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(LOOK), if visible < applied => {}
-                    () = stopping.cancelled() => return,
-                }
+/// Tells how many records are visible, whenever there are more. Applying tells it itself where that is durable here
+/// already; what is not is looked after here.
+pub fn watch_visible(horizon: Horizon, view: &View, stopping: &CancellationToken) -> watch::Receiver<TreeSize> {
+    let visible = horizon.visible();
+    let (view, stopping) = (view.clone(), stopping.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = horizon.lagging() => {}
+                () = stopping.cancelled() => return,
             }
-        });
-        Self { told, waiting: Arc::new(waiting) }
-    }
-
-    /// Waits until so many records are visible, and says how many are; `None` once the node stops.
-    async fn reach(&self, size: TreeSize) -> Option<TreeSize> {
-        let _waiting = Waiting::new(&self.waiting);
-        let mut told = self.told.clone();
-        let reached = told.wait_for(|visible| *visible >= size).await.ok()?;
-        Some(*reached)
-    }
-}
-
-/// Somebody waits, for as long as this lives.
-struct Waiting(Arc<watch::Sender<usize>>);
-
-impl Waiting {
-    fn new(waiting: &Arc<watch::Sender<usize>>) -> Self {
-        waiting.send_modify(|count| *count += 1);
-        Self(Arc::clone(waiting))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
+            while view.look() == Some(Shows::NotAll) && !stopping.is_cancelled() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    });
+    visible
 }

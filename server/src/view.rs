@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use openraft::base::BoxFuture;
 use stele_engine::replica::{Replica, Visible};
 use stele_engine::store::MAX_UNFLUSHED_BYTES;
-use stele_raft::machine::SharedReplica;
+use stele_raft::machine::{SharedReplica, Shows};
 use stele_raft::peer::server::Admission;
 use tokio::sync::oneshot;
 
@@ -23,6 +23,12 @@ impl View {
     pub fn with<T>(&self, look: impl FnOnce(&mut Replica) -> T) -> Option<T> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.as_ref().map(|replica| look(&mut replica.lock()))
+    }
+
+    /// Looks what is durable meanwhile; `None` once the node stops.
+    pub fn look(&self) -> Option<Shows> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map(SharedReplica::look)
     }
 
     /// What is applied and durable here.

@@ -192,6 +192,19 @@ fn commands_say_the_same_of_a_cluster_as_of_its_directories() {
         let checkpoint = stele(&["checkpoint", "--endpoint", &endpoint, "--policy", policy]).output();
         assert!(checkpoint.starts_with("example.com/quickstart\n"), "{checkpoint}");
 
+        // Proven by all that it takes, and told so; a directory has nobody else who signs.
+        let words =
+            ["append", "--endpoint", &endpoint, "--policy", policy, "--ack", "proven", "--json", "--jsonl", "-"];
+        let drafts = "{\"writer_id\":\"p\",\"stream\":\"s\",\"kind\":\"K\"}\n".repeat(300);
+        let told_of = run(words_command(&words), drafts.as_bytes()).output();
+        assert_eq!((told_of.lines().count(), told_of.matches("\"proven\":true").count()), (300, 300), "{told_of}");
+        on_log(&["append", "--ack", "proven", "--jsonl", "-"], &log).refused(2, &["cluster"]);
+        let bench = ["bench", "append", "--endpoint", &endpoint, "--policy", policy, "--ack", "proven", "--json"];
+        let row = stele(&[&bench[..], &["--in-flight", "40", "--seconds", "1"]].concat()).output();
+        let row: serde_json::Value = serde_json::from_str(&row).unwrap();
+        let count = |name: &str| row[name].as_u64().unwrap();
+        assert!(count("proven") > 0 && count("proven") + count("proof_pending") == count("acked"), "{row}");
+
         let status = stele(&["cluster", "status", "--endpoint", &endpoint, "--json"]).output();
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         let nodes = status["nodes"].as_array().unwrap();

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use stele_engine::environment::Environment;
 use stele_engine::error::{LogError, Poisoned};
 use stele_engine::intake::Refusal;
@@ -46,7 +46,8 @@ A refused line ends the command with exit code 3; what came before it stays.
 Examples:
   stele append --log audit --stream app --writer host-1 --kind Line app.log
   tail -F app.log | stele append --log audit --stream app --writer host-1 --kind Line --json -
-  stele append --endpoint a.example.com:7070 --stream app --writer host-1 --kind Line app.log")]
+  stele append --endpoint a.example.com:7070 --stream app --writer host-1 --kind Line app.log
+  stele append --endpoint a.example.com:7070 --policy policy --ack proven --jsonl events.jsonl")]
 pub struct Arguments {
     /// The log.
     #[command(flatten)]
@@ -66,12 +67,26 @@ pub struct Arguments {
     /// Read a draft or a finished record from every line.
     #[arg(long)]
     pub jsonl: bool,
+    /// What is waited for, of a cluster: that a record is durable at a quorum of sites, or that it also has a proof
+    /// under a checkpoint that they have signed and that meets the policy.
+    #[arg(long, value_enum, default_value_t = AckArgument::Committed)]
+    pub ack: AckArgument,
     /// Print `{"index":..,"self_hash":..}` for every record as it becomes durable.
     #[arg(long)]
     pub json: bool,
     /// The file to read, or `-` for standard input.
     #[arg(value_name = "FILE")]
     pub file: Source,
+}
+
+/// What a record waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, ValueEnum, Debug)]
+pub enum AckArgument {
+    /// Durable at a quorum of sites.
+    #[default]
+    Committed,
+    /// Also proven under a checkpoint that meets the policy.
+    Proven,
 }
 
 /// Why a line was not taken.
@@ -104,6 +119,8 @@ pub struct Appended {
     pub count: u64,
     /// The last one.
     pub last: Option<Receipt>,
+    /// Those among them whose proof was asked for and is pending.
+    pub pending: u64,
 }
 
 /// Appends what the file holds and closes the log.
@@ -112,9 +129,20 @@ pub struct Appended {
 /// [`Failure`].
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let appended = match arguments.target.place()? {
+        Place::Directory(_) if arguments.ack == AckArgument::Proven => {
+            let why = anyhow!("--ack proven is for a cluster; a directory has no other sites that sign");
+            return Err(Failure::new(Exit::Usage, why));
+        }
         Place::Directory(directory) => append_here(arguments, directory, environment, streams)?,
         Place::Cluster(reach) => remote::run(arguments, &reach, environment, streams)?,
     };
+    if appended.pending > 0 {
+        streams.tell(format_args!(
+            "stele: note: {} records are committed and their proofs pending: too few sites signed in time; `stele prove` \
+             gets them later",
+            appended.pending
+        ));
+    }
     if arguments.json {
         return Ok(());
     }

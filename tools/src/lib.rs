@@ -21,7 +21,7 @@
 //! | [`completions`] | `stele completions` |
 //! | [`remote`] | a cluster instead of a directory: connection, errors |
 //! | [`context`] | `stele context`: clusters by name |
-//! | [`gather`] | checkpoints and proofs of a cluster that meet a policy |
+//! | [`cosigned`] | checkpoints and proofs of a cluster that meet the user's policy |
 //! | [`dev_certs`] | `stele dev-certs` |
 //! | [`cluster`] | `stele cluster`: what operators do |
 //! | [`sites`] | sites on this machine: configurations, keys, processes |
@@ -37,9 +37,9 @@ pub mod cli;
 pub mod cluster;
 pub mod completions;
 pub mod context;
+pub mod cosigned;
 pub mod dev_certs;
 pub mod exit;
-pub mod gather;
 pub mod index;
 pub mod init;
 pub mod interop;

@@ -14,8 +14,8 @@ use stele_proof::note::Note;
 use stele_proof::proof_file::ProofFile;
 use stele_proof::{LeafIndex, TreeSize};
 
+use crate::cosigned;
 use crate::exit::{Exit, Failure};
-use crate::gather;
 use crate::read::open;
 use crate::remote::{Place, Target, block_on, connect};
 use crate::stream::{Source, Streams};
@@ -89,7 +89,7 @@ pub fn run_checkpoint(
             let text = block_on(async {
                 let connected = connect(&reach).await?;
                 let policy = connected.policy(streams)?;
-                gather::checkpoint(&connected, &policy).await
+                cosigned::checkpoint(&connected, &policy).await
             })?;
             return streams.bytes(text.as_bytes());
         }
@@ -118,7 +118,7 @@ pub fn run_prove(
         Place::Cluster(reach) => block_on(async {
             let connected = connect(&reach).await?;
             let policy = connected.policy(streams)?;
-            Ok(gather::prove(&connected, index, &policy).await?.proof)
+            Ok(cosigned::prove(&connected, index, &policy).await?.proof)
         })?,
     };
     let proof = proof.to_string();

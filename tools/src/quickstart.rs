@@ -82,6 +82,7 @@ fn lines_of(file: &Path) -> append::Arguments {
         kind: Some("Line".to_owned()),
         lines: true,
         jsonl: false,
+        ack: append::AckArgument::Committed,
         json: false,
         file: Source::File(file.to_owned()),
     }

@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{ConnectError, Connection, Dialing};
+use super::cosign::{CosignRequest, Cosigned};
 use super::message::{Answer, Failure, Request, fitting, last_log_id};
 use super::metrics::PeerMetrics;
 use super::segments::SealedSegment;
@@ -227,13 +228,15 @@ type Routes = BTreeMap<(NodeId, Class), Arc<Route>>;
 pub struct PeerFactory {
     dialing: Arc<Dialing>,
     routes: Arc<Mutex<Routes>>,
+    /// Those of cosignatures, which may wait at the peer while votes go on.
+    cosigning: Arc<Mutex<Routes>>,
 }
 
 impl PeerFactory {
     /// The network of this node. Connections are made later, on the runtime that uses them.
     pub fn new(own: Own, transport: Transport, dial: Arc<dyn Dial>, limits: Limits, metrics: Arc<PeerMetrics>) -> Self {
         let dialing = Dialing { own, transport, dial, limits, metrics };
-        Self { dialing: Arc::new(dialing), routes: Arc::default() }
+        Self { dialing: Arc::new(dialing), routes: Arc::default(), cosigning: Arc::default() }
     }
 
     /// Asks a node whether it remembers more of this one than this one shows: where it does, that is known to the
@@ -251,9 +254,18 @@ impl PeerFactory {
         SegmentClient { route: self.route(node, peer, Class::Segments) }
     }
 
-    /// The way to a node: the one there is, unless the node has moved.
+    /// Signatures of another node, on a connection of their own.
+    pub fn cosigner(&self, node: NodeId, peer: &Peer) -> CosignClient {
+        CosignClient { route: self.route_among(&self.cosigning, node, peer, Class::Control) }
+    }
+
     fn route(&self, node: NodeId, peer: &Peer, class: Class) -> Arc<Route> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.route_among(&self.routes, node, peer, class)
+    }
+
+    /// The way to a node: the one there is, unless the node has moved.
+    fn route_among(&self, routes: &Mutex<Routes>, node: NodeId, peer: &Peer, class: Class) -> Arc<Route> {
+        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
         let addresses: Vec<String> = peer.peer_addresses().map(str::to_owned).collect();
         let known = routes.get(&(node, class)).filter(|route| route.addresses == addresses);
         if let Some(route) = known {
@@ -591,6 +603,24 @@ impl SegmentClient {
         let Place { offset, len } = place;
         match self.route.ask(&Request::ReadSegment { file, offset, len }, wait).await? {
             Answer::Bytes(bytes) if bytes.len() <= usize::try_from(len).unwrap_or(usize::MAX) => Ok(bytes),
+            _ => Err(PeerError::Mismatch(self.route.peer)),
+        }
+    }
+}
+
+/// Signatures of another node.
+pub struct CosignClient {
+    route: Arc<Route>,
+}
+
+impl CosignClient {
+    /// Asks for a signature; waits for the answer as long as the node may wait, and `more`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn cosign(&self, request: CosignRequest, more: Duration) -> Result<Cosigned, PeerError> {
+        match self.route.ask(&Request::Cosign(request), request.wait + more).await? {
+            Answer::Cosigned(cosigned) => Ok(cosigned),
             _ => Err(PeerError::Mismatch(self.route.peer)),
         }
     }

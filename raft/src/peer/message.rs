@@ -11,6 +11,7 @@
 //! | 5 | list segments | segments | 0x85 | segments |
 //! | 6 | read segment | segments | 0x86 | bytes |
 //! | 7 | stale | any | | none: the connection ends |
+//! | 8 | cosign | control | 0x88 | cosigned |
 //! | | any | any | 0xff | failed |
 //!
 //! Parts of messages:
@@ -47,14 +48,18 @@
 //! | list segments | segment 8: the first that is asked for |
 //! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
 //! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
+//! | cosign | size 8, root 32, wait 4: milliseconds, at most [`MAX_COSIGN_WAIT`] |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
 //! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
-//! | failed | 1 stopped, 2 not a sealed file, 3 not readable |
+//! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]) |
+//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign |
 //!
-//! Little-endian. Numbers of 64 bits are below 2^62.
+//! Little-endian. Numbers of 64 bits are below 2^62. Signature lines and notes are UTF-8; what they say is not looked at here.
+
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use openraft::raft::{
@@ -65,8 +70,12 @@ use stele_engine::batch::{Batch, MAX_PAYLOAD_BYTES};
 use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
 use stele_engine::number::{NodeId, RaftIndex, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
+use stele_engine::signing_state::SignedHead;
+use stele_proof::TreeSize;
+use stele_proof::tree::Hash;
 
 use super::Class;
+use super::cosign::{CosignRequest, Cosigned, MAX_COSIGN_WAIT, MAX_COSIGNED_NOTE_BYTES, MAX_LINES_BYTES};
 use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, Vote, decode_membership};
@@ -80,11 +89,12 @@ pub const MAX_ENTRIES_BYTES: usize = READ_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_B
 
 const APPEND_BYTES: usize = 56;
 const ENTRY_BYTES: usize = 17;
-/// Largest message that is neither an append nor about segments.
+/// Largest message that is neither an append nor about segments, nor holds signatures.
 const SMALL_BYTES: usize = 64;
 
 const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 4);
 const _: () = assert!(ENTRY_BYTES == 1 + 8 + 4 + 4);
+const _: () = assert!(MAX_LINES_BYTES <= MAX_COSIGNED_NOTE_BYTES);
 
 const APPEND: u8 = 1;
 const VOTE: u8 = 2;
@@ -93,11 +103,13 @@ const TRANSFER: u8 = 4;
 const LIST: u8 = 5;
 const READ: u8 = 6;
 const STALE: u8 = 7;
+const COSIGN: u8 = 8;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
 const TRANSFERRED: u8 = 0x84;
 const SEGMENTS: u8 = 0x85;
 const BYTES: u8 = 0x86;
+const COSIGNED: u8 = 0x88;
 const FAILED: u8 = 0xff;
 
 /// Most bytes of a request on a connection of this class.
@@ -111,7 +123,8 @@ pub(super) const fn max_request_bytes(class: Class) -> usize {
 /// Most bytes of an answer on a connection of this class.
 pub(super) const fn max_answer_bytes(class: Class) -> usize {
     match class {
-        Class::Log | Class::Control => SMALL_BYTES,
+        Class::Log => SMALL_BYTES,
+        Class::Control => SMALL_BYTES + MAX_COSIGNED_NOTE_BYTES,
         Class::Segments => SMALL_BYTES + if MAX_READ_BYTES > MAX_LIST_BYTES { MAX_READ_BYTES } else { MAX_LIST_BYTES },
     }
 }
@@ -126,6 +139,7 @@ pub(super) enum Request {
     ListSegments { from: SegmentNumber },
     ReadSegment { file: SegmentFile, offset: u64, len: u32 },
     Stale(Stale),
+    Cosign(CosignRequest),
 }
 
 /// What it is answered.
@@ -136,6 +150,7 @@ pub(super) enum Answer {
     Transferred(TransferLeaderResponse<TypeConfig>),
     Segments(Vec<SealedSegment>),
     Bytes(Bytes),
+    Cosigned(Cosigned),
     Failed(Failure),
 }
 
@@ -152,6 +167,9 @@ pub enum Failure {
     /// The file cannot be read.
     #[error("the node cannot read the file")]
     Unreadable,
+    /// It has no keys that count, or may not use them any more.
+    #[error("the node cannot sign")]
+    NoSigner,
 }
 
 /// The id of the last entry of an append, or of the one before where it has none.
@@ -184,7 +202,7 @@ impl Request {
             Self::Append(append) => of(&append.vote, true),
             Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
             Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
-            Self::ListSegments { .. } | Self::ReadSegment { .. } | Self::Stale(_) => true,
+            Self::ListSegments { .. } | Self::ReadSegment { .. } | Self::Stale(_) | Self::Cosign(_) => true,
         }
     }
 
@@ -227,6 +245,7 @@ impl Request {
                 frame.stale(stale);
                 frame.finish()
             }
+            Self::Cosign(cosign) => encode_cosign(cosign),
         }
     }
 
@@ -247,6 +266,7 @@ impl Request {
                 let (from, to, last) = (fields.vote()?, fields.node()?, fields.log_id()?);
                 Self::TransferLeader(TransferLeaderRequest::new(from, to.get(), last))
             }
+            (Class::Control, COSIGN) => Self::Cosign(decode_cosign(&mut fields)?),
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
             (_, STALE) => Self::Stale(fields.stale()?),
@@ -374,6 +394,25 @@ fn decode_read(fields: &mut Fields<'_>) -> Result<Request, MessageError> {
     Ok(Request::ReadSegment { file, offset, len })
 }
 
+fn encode_cosign(cosign: &CosignRequest) -> Frame {
+    let CosignRequest { head, wait } = cosign;
+    let mut frame = FrameWriter::of_type(COSIGN);
+    frame.put(&head.size.get().to_le_bytes());
+    frame.put(head.root.as_bytes());
+    let wait = wait.min(&MAX_COSIGN_WAIT).as_millis();
+    frame.put(&u32::try_from(wait).unwrap_or(u32::MAX).to_le_bytes());
+    frame.finish()
+}
+
+fn decode_cosign(fields: &mut Fields<'_>) -> Result<CosignRequest, MessageError> {
+    let head = SignedHead { size: TreeSize::new(fields.u64("size")?), root: Hash::new(fields.take()?) };
+    let wait = Duration::from_millis(fields.u32()?.into());
+    if wait > MAX_COSIGN_WAIT {
+        return Err(MessageError::Field("wait"));
+    }
+    Ok(CosignRequest { head, wait })
+}
+
 impl Answer {
     pub(super) fn encode(&self) -> Frame {
         match self {
@@ -413,12 +452,14 @@ impl Answer {
                 frame.put_bytes(bytes);
                 frame.finish()
             }
+            Self::Cosigned(cosigned) => encode_cosigned(cosigned),
             Self::Failed(failure) => {
                 let mut frame = FrameWriter::of_type(FAILED);
                 frame.put(&[match failure {
                     Failure::Stopped => 1,
                     Failure::NotSealed => 2,
                     Failure::Unreadable => 3,
+                    Failure::NoSigner => 4,
                 }]);
                 frame.finish()
             }
@@ -444,10 +485,12 @@ impl Answer {
                 message.advance(1);
                 return Ok(Self::Bytes(message));
             }
+            COSIGNED => return decode_cosigned(fields, &message).map(Self::Cosigned),
             FAILED => Self::Failed(match fields.u8()? {
                 1 => Failure::Stopped,
                 2 => Failure::NotSealed,
                 3 => Failure::Unreadable,
+                4 => Failure::NoSigner,
                 _ => return Err(MessageError::Field("failed")),
             }),
             other => return Err(MessageError::Type(other)),
@@ -455,6 +498,52 @@ impl Answer {
         fields.end()?;
         Ok(answer)
     }
+}
+
+fn encode_cosigned(cosigned: &Cosigned) -> Frame {
+    let mut frame = FrameWriter::of_type(COSIGNED);
+    match cosigned {
+        Cosigned::Signed(lines) => {
+            frame.put(&[0]);
+            frame.put(lines.as_bytes());
+        }
+        Cosigned::NotYet(visible) => {
+            frame.put(&[1]);
+            frame.put(&visible.get().to_le_bytes());
+        }
+        Cosigned::Differs(root) => {
+            frame.put(&[2]);
+            frame.put(root.as_bytes());
+        }
+        Cosigned::Passed { size, note } => {
+            frame.put(&[3]);
+            frame.put(&size.get().to_le_bytes());
+            frame.put(note.as_bytes());
+        }
+    }
+    frame.finish()
+}
+
+/// Reads what a node says to a tree head, behind the type, to the end of the message.
+fn decode_cosigned(mut fields: Fields<'_>, message: &Bytes) -> Result<Cosigned, MessageError> {
+    let text = |fields: Fields<'_>, most: usize, name: &'static str| {
+        let rest = &message[message.len() - fields.left()..];
+        let text = (rest.len() <= most).then(|| std::str::from_utf8(rest).ok()).flatten();
+        text.map(str::to_owned).ok_or(MessageError::Field(name))
+    };
+    let cosigned = match fields.u8()? {
+        0 if fields.left() == 0 => return Err(MessageError::Field("signature lines")),
+        0 => return Ok(Cosigned::Signed(text(fields, MAX_LINES_BYTES, "signature lines")?)),
+        1 => Cosigned::NotYet(TreeSize::new(fields.u64("visible")?)),
+        2 => Cosigned::Differs(Hash::new(fields.take()?)),
+        3 => {
+            let size = TreeSize::new(fields.u64("signed")?);
+            return Ok(Cosigned::Passed { size, note: text(fields, MAX_COSIGNED_NOTE_BYTES, "note")? });
+        }
+        _ => return Err(MessageError::Field("cosigned")),
+    };
+    fields.end()?;
+    Ok(cosigned)
 }
 
 /// openraft does not export the name of this type.

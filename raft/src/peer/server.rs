@@ -27,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Accepted, Accepting, Connection, Purpose};
+use super::cosign::Cosign;
 use super::message::{Answer, Failure, Request, last_log_id};
 use super::metrics::{PeerMetrics, Refused};
 use super::segments::{SegmentSource, SourceError};
@@ -164,6 +165,8 @@ pub struct Served<R> {
     pub admission: Arc<dyn Admission>,
     /// Where segments are taken from.
     pub segments: Arc<dyn SegmentSource>,
+    /// Who signs tree heads.
+    pub cosigner: Arc<dyn Cosign>,
 }
 
 /// Gives a server what it answers from, once there is something.
@@ -332,6 +335,10 @@ impl<R: RaftHandle> Conversation<'_, R> {
             Request::Vote(vote) => Answer::Voted(self.served.raft.vote(vote).await?),
             Request::PreVote(vote) => Answer::Voted(self.served.raft.pre_vote(vote).await?),
             Request::TransferLeader(transfer) => Answer::Transferred(self.served.raft.transfer_leader(transfer).await?),
+            Request::Cosign(cosign) => {
+                let cosigned = self.served.cosigner.cosign(self.from, cosign).await;
+                cosigned.map_or(Answer::Failed(Failure::NoSigner), Answer::Cosigned)
+            }
             Request::ListSegments { from } => {
                 let list = self.ask_source(move |source| source.list(from)).await?;
                 list.map_or_else(Answer::Failed, Answer::Segments)

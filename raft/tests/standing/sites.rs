@@ -24,6 +24,7 @@ use stele_raft::intake::{Refused as Refusal, Submitted};
 use stele_raft::machine::Machine;
 use stele_raft::node::{Begin, Birth, Node, NodeSettings, StartError};
 use stele_raft::peer::client::PeerFactory;
+use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::metrics::{PeerMetrics, Refused};
 use stele_raft::peer::segments::{SealedSegment, SegmentSource, SourceError};
 use stele_raft::peer::server::{Giver, PeerServer, Served, Unbounded};
@@ -190,6 +191,7 @@ impl Sites {
                     raft: node.raft().clone(),
                     admission: Arc::new(Unbounded),
                     segments: Arc::new(NoSegments),
+                    cosigner: Arc::new(NoCosigner),
                 };
                 giver.give(served);
                 Ok(Running { node, listening })

@@ -110,6 +110,7 @@ impl Checker {
         );
         let raft = self.raft();
         let limits = self.limits();
+        let proof_timeout = self.proof_timeout(limits.as_ref());
         let log_format = self.take("log_format", |text| match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
@@ -132,6 +133,7 @@ impl Checker {
             seal: Seal { after: seal.0?, bytes: seal.1? },
             raft: raft?,
             limits: limits?,
+            proof_timeout: proof_timeout?,
             log_format: log_format?,
             log_level: log_level?,
         })
@@ -191,6 +193,16 @@ impl Checker {
             drain: drain?,
             remembered: usize::try_from(remembered?).ok()?,
         })
+    }
+
+    fn proof_timeout(&mut self, limits: Option<&Limits>) -> Option<Duration> {
+        let bounds = (Duration::from_millis(10), Duration::from_secs(60));
+        let timeout = self.take("proof.timeout", |text| duration(text, bounds))?;
+        if limits.is_some_and(|limits| timeout >= limits.request_timeout) {
+            let what = format!("{} is no less than limits.request_timeout", humantime::format_duration(timeout));
+            self.mistake("proof.timeout", wrong(what, "give less, or make limits.request_timeout longer"));
+        }
+        Some(timeout)
     }
 
     /// TLS, or the word that there shall be none.

@@ -57,7 +57,7 @@ const fn key(
 }
 
 /// All keys.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 34] = [
     key("data_dir", "data-dir", Kind::Path, None, "the log's directory at this node"),
     key("node", "node", Kind::Number, None, "the number of this node, never used twice"),
     key("site", "site", Kind::Text, None, "the site (failure domain) of this node"),
@@ -130,6 +130,13 @@ pub const KEYS: [Key; 33] = [
         Kind::Number,
         Some("65536"),
         "identities that a leader remembers; older ones are looked up in the log",
+    ),
+    key(
+        "proof.timeout",
+        "proof-timeout",
+        Kind::Duration,
+        Some("2s"),
+        "how long signatures of a quorum of sites are waited for",
     ),
     key("log_format", "log-format", Kind::Text, Some("text"), "text or json, on standard error"),
     key("log_level", "log-level", Kind::Text, Some("info"), "error, warn, info, debug or trace"),

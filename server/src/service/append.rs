@@ -11,7 +11,9 @@ use std::sync::Arc;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{StreamExt, poll};
 use stele_api::MAX_MESSAGE_RECORDS;
-use stele_api::v1::{AppendRequest, AppendResponse, RecordAnswer, Refusal};
+use stele_api::v1::record_answer::Answer;
+use stele_api::v1::{Ack, AppendRequest, AppendResponse, Receipt, RecordAnswer, Refusal};
+use stele_proof::LeafIndex;
 use stele_raft::intake::Answered as Sequenced;
 use stele_raft::rights::MayWrite;
 use tokio::sync::mpsc::{Sender, channel};
@@ -20,10 +22,14 @@ use tonic::{Status, Streaming};
 
 use super::convert::{answer, incoming, refusal_answer};
 use super::older::settle;
+use crate::cosigning::Signed;
+use crate::proving::proofs;
 use crate::serving::Serving;
 
 /// Requests of a stream that wait for their answers.
 const MAX_IN_FLIGHT: usize = 1024;
+/// Answers with proofs in one message: a proof has at most 63 hashes, and a note of at most 64 signatures.
+const PROVEN_ANSWERS: usize = 256;
 /// Answers that wait for the client to take them.
 const MAX_UNREAD: usize = 16;
 
@@ -33,6 +39,8 @@ struct Flown {
     /// The records that never went to the sequencer.
     refused: Vec<(usize, Refusal)>,
     sequenced: Sequenced,
+    /// What its records are proved under, where they shall be and it came in time.
+    checkpoint: Option<Signed>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = Flown> + Send>>;
@@ -96,6 +104,7 @@ impl Appending {
             let what = format!("a request has 1 to {MAX_MESSAGE_RECORDS} records, not {}", request.records.len());
             return Err(self.serving.fail(Status::invalid_argument(what)));
         }
+        let (request_id, ack) = (request.request_id, request.ack());
         let mut records = Vec::with_capacity(request.records.len());
         let mut refused = Vec::new();
         for (place, submission) in request.records.into_iter().enumerate() {
@@ -104,14 +113,19 @@ impl Appending {
                 Err(refusal) => refused.push((place, refusal)),
             }
         }
-        let (serving, may_write, request_id) = (Arc::clone(&self.serving), self.may_write.clone(), request.request_id);
+        let (serving, may_write) = (Arc::clone(&self.serving), self.may_write.clone());
         let mut flight: Flight = Box::pin(async move {
             if records.is_empty() {
-                return Flown { request_id, refused, sequenced: Sequenced::default() };
+                return Flown { request_id, refused, sequenced: Sequenced::default(), checkpoint: None };
             }
             let mut sequenced = serving.intake.append_any(records, may_write).await;
             settle(&serving, &mut sequenced.answers).await;
-            Flown { request_id, refused, sequenced }
+            let last = sequenced.answers.iter().flatten().map(|receipt| receipt.index).max();
+            let checkpoint = match (ack, last.and_then(LeafIndex::size_with)) {
+                (Ack::Proven, Some(size)) => serving.cosigning.covering(size).await,
+                _ => None,
+            };
+            Flown { request_id, refused, sequenced, checkpoint }
         });
         // Polled once, it has its place in the queue: requests of a stream keep their order.
         match poll!(flight.as_mut()) {
@@ -123,7 +137,7 @@ impl Appending {
 
     /// Answers a request; `false` where nobody takes answers any more.
     async fn answer(&mut self, flown: Flown) -> bool {
-        let Flown { request_id, refused, sequenced: Sequenced { answers, made } } = flown;
+        let Flown { request_id, refused, sequenced: Sequenced { answers, made }, checkpoint } = flown;
         let serving = &self.serving;
         let mut all: Vec<RecordAnswer> = Vec::with_capacity(refused.len() + answers.len());
         let mut refused = refused.into_iter().peekable();
@@ -138,10 +152,42 @@ impl Appending {
                 break;
             }
         }
-        self.send(Ok(AppendResponse { request_id, first_record: 0, answers: all })).await
+        let Some(checkpoint) = checkpoint else {
+            return self.send(Ok(AppendResponse { request_id, first_record: 0, answers: all })).await;
+        };
+        // With proofs a message holds fewer answers.
+        let (mut all, mut first_record) = (all.into_iter(), 0);
+        loop {
+            let mut answers: Vec<RecordAnswer> = all.by_ref().take(PROVEN_ANSWERS).collect();
+            let Ok(count) = u32::try_from(answers.len()) else { return false };
+            if count == 0 {
+                return true;
+            }
+            prove(&self.serving, &mut answers, &checkpoint).await;
+            if !self.send(Ok(AppendResponse { request_id, first_record, answers })).await {
+                return false;
+            }
+            first_record += count;
+        }
     }
 
     async fn send(&mut self, answered: Answered) -> bool {
         matches!(timeout(self.serving.limits.request_timeout, self.answers.send(answered)).await, Ok(Ok(())))
+    }
+}
+
+/// Adds proofs to receipts; one that cannot be proved now is pending.
+async fn prove(serving: &Serving, answers: &mut [RecordAnswer], checkpoint: &Signed) {
+    let mut receipts: Vec<&mut Receipt> = answers
+        .iter_mut()
+        .filter_map(|answer| match &mut answer.answer {
+            Some(Answer::Receipt(receipt)) => Some(receipt),
+            _ => None,
+        })
+        .collect();
+    let indexes: Vec<LeafIndex> = receipts.iter().map(|receipt| LeafIndex::new(receipt.index)).collect();
+    let proofs = proofs(serving, &indexes, checkpoint).await;
+    for (receipt, proof) in receipts.iter_mut().zip(proofs) {
+        receipt.proof = proof.map_or_else(String::new, |proof| proof.to_string());
     }
 }

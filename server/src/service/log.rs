@@ -6,11 +6,10 @@ use bytes::Bytes;
 use stele_api::v1::{
     AppendRequest, AppendResponse, CheckpointRequest, CheckpointResponse, ConsistencyRequest, ConsistencyResponse,
     DescribeRequest, DescribeResponse, Head, HeadRequest, HeadResponse, LogDescription, ProveRequest, ProveResponse,
-    ReadRequest, ReadResponse, TailRequest, log_server,
+    ReadRequest, ReadResponse, RefusalCode, TailRequest, log_server,
 };
 use stele_engine::error::LogError;
 use stele_engine::reader::{LogReader, Payloads, ReadRecord};
-use stele_proof::proof_file::ProofFile;
 use stele_proof::record::{Record, Salt, canonical_text};
 use stele_proof::{LeafIndex, TreeSize};
 use stele_raft::rights::Names;
@@ -22,8 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::append::append;
 use super::convert::record;
 use crate::access::{Caller, Role};
+use crate::cosigning::Signed;
+use crate::proving::proofs;
 use crate::serving::Serving;
-use crate::signing::Signed;
 
 /// Records of one piece of a read.
 const PIECE_RECORDS: usize = 1024;
@@ -122,21 +122,19 @@ impl log_server::Log for LogService {
         let index = LeafIndex::new(index);
         let least = index.size_with().map(|covering| covering.get()).ok_or_else(|| self.beyond(index.get()))?;
         let signed = self.checkpoint_of(size.unwrap_or_default().max(least)).await?;
-        let (covered, note) = (signed.size, signed.note.to_string());
-        let prove = move |reader: &LogReader| {
-            let hashes = reader.prove_inclusion(index, covered)?;
-            let mut canonical = Bytes::new();
-            let next = LeafIndex::new(index.get() + 1);
+        let read = move |reader: &LogReader| {
+            let (mut canonical, next) = (Bytes::new(), LeafIndex::new(index.get() + 1));
             reader.read(index, next, Payloads::Leave, &mut |read: ReadRecord| {
                 canonical = read.canonical.into();
                 Ok::<_, LogError>(())
             })?;
-            Ok((hashes, canonical))
+            Ok(canonical)
         };
-        let read = self.0.readers.run(covered, prove).await;
-        let (hashes, record) = read.map_err(|trouble| self.0.read_failed(trouble))?;
-        let proof = ProofFile::new(None, index, hashes, note);
-        let proof = proof.map_err(|error| self.0.fail(Status::internal(error.to_string())))?.to_string();
+        let record = self.0.readers.run(TreeSize::new(least), read).await;
+        let record = record.map_err(|trouble| self.0.read_failed(trouble))?;
+        let proof = proofs(&self.0, &[index], &signed).await.pop().flatten();
+        let proof = proof.ok_or_else(|| self.0.fail(Status::internal(format!("record {index} cannot be proved"))))?;
+        let proof = proof.to_string();
         Ok(Response::new(ProveResponse { proof, record }))
     }
 
@@ -160,7 +158,10 @@ impl log_server::Log for LogService {
     async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answered<CheckpointResponse> {
         self.0.allow(&request, READS)?;
         self.0.log(&request.into_inner().log)?;
-        Ok(Response::new(CheckpointResponse { note: self.sign().await?.note.to_string() }))
+        let cosigning = &self.0.cosigning;
+        let now = cosigning.covering(self.0.visible()?.size()).await.or_else(|| cosigning.newest());
+        let note = now.ok_or_else(|| self.unsigned())?.note.to_string();
+        Ok(Response::new(CheckpointResponse { note }))
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Answered<DescribeResponse> {
@@ -205,21 +206,18 @@ impl LogService {
         self.0.fail(Status::not_found(format!("there is no record {index} at this node")))
     }
 
-    /// A checkpoint of at least so many records: the last one, or a new one.
+    /// A checkpoint of at least so many records; short of signatures where no quorum of sites gives them in time.
     async fn checkpoint_of(&self, size: u64) -> Result<Signed, Status> {
-        if let Some(signed) = self.0.signer.covering(TreeSize::new(size)).await {
-            return Ok(signed);
-        }
         if size > self.0.visible()?.size().get() {
             return Err(self.beyond(size - 1));
         }
-        self.sign().await
+        let (cosigning, size) = (&self.0.cosigning, TreeSize::new(size));
+        let covering = cosigning.covering(size).await.or_else(|| cosigning.partial(size));
+        covering.ok_or_else(|| self.unsigned())
     }
 
-    async fn sign(&self) -> Result<Signed, Status> {
-        let genesis = self.0.genesis()?.clone();
-        let visible = self.0.visible()?;
-        self.0.signer.sign(genesis, &visible).await.map_err(|error| self.0.log_failed(&error))
+    fn unsigned(&self) -> Status {
+        self.0.refuse(RefusalCode::Unavailable, "no checkpoint was signed in time")
     }
 }
 

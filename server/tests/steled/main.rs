@@ -6,6 +6,7 @@ mod access;
 mod drafts;
 mod older;
 mod process;
+mod proven;
 mod segments;
 mod status;
 

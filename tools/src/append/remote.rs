@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use stele_client::record::ChainName;
 use stele_client::{
-    AppendError, Appender, AppenderOptions, ChainWriter, Client, Event, FinishedRecord, InvalidRecord, Payload, Pending,
+    Ack, AppendError, Appender, AppenderOptions, ChainWriter, Client, Event, FinishedRecord, InvalidRecord, Payload,
+    Pending, Reached,
 };
 use stele_engine::environment::Environment;
 use stele_engine::local::Receipt;
@@ -18,7 +19,7 @@ use stele_proof::record::{Actor, MAX_PAYLOAD_BYTES, Object, Subject};
 use tokio::sync::mpsc;
 
 use super::draft::{JsonLine, read_json};
-use super::{Appended, Arguments, LineError, MAX_JSON_LINE};
+use super::{AckArgument, Appended, Arguments, LineError, MAX_JSON_LINE};
 use crate::context::Reach;
 use crate::exit::{Exit, Failure};
 use crate::remote::{append_at, block_on, call, connect};
@@ -40,7 +41,11 @@ pub(super) fn run(
 ) -> Result<Appended, Failure> {
     block_on(async {
         let connected = connect(reach).await?;
-        append(arguments, &connected.client, environment, streams).await
+        let ack = match arguments.ack {
+            AckArgument::Committed => Ack::Committed,
+            AckArgument::Proven => Ack::Proven(connected.policy(streams)?),
+        };
+        append_with(arguments, (&connected.client, ack), environment, streams).await
     })
 }
 
@@ -51,7 +56,17 @@ pub async fn append(
     environment: &Environment,
     streams: &mut Streams<'_>,
 ) -> Result<Appended, Failure> {
-    let appender = client.appender(AppenderOptions::default()).map_err(|error| anyhow!(error))?;
+    append_with(arguments, (client, Ack::Committed), environment, streams).await
+}
+
+async fn append_with(
+    arguments: &Arguments,
+    (client, ack): (&Client, Ack),
+    environment: &Environment,
+    streams: &mut Streams<'_>,
+) -> Result<Appended, Failure> {
+    let appender =
+        client.appender(AppenderOptions { ack, ..AppenderOptions::default() }).map_err(|error| anyhow!(error))?;
     let mut lines = read_lines(arguments, streams)?;
     let mut feed = Feed {
         arguments,
@@ -263,8 +278,12 @@ impl Feed<'_> {
                     let (index, self_hash) = (receipt.index, receipt.self_hash);
                     self.appended.count += 1;
                     self.appended.last = Some(Receipt { index, self_hash });
+                    let proven = matches!(receipt.reached(), Reached::Proven(_));
+                    let asked = self.arguments.ack == AckArgument::Proven;
+                    self.appended.pending += u64::from(asked && !proven);
                     if self.arguments.json {
-                        lines.push_str(&format!("{{\"index\":{index},\"self_hash\":\"{self_hash}\"}}\n"));
+                        let proven = if asked { format!(",\"proven\":{proven}") } else { String::new() };
+                        lines.push_str(&format!("{{\"index\":{index},\"self_hash\":\"{self_hash}\"{proven}}}\n"));
                     }
                 }
                 Err(error) => {

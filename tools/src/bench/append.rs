@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, value_parser};
 use stele_api::v1::RefusalCode;
 use stele_client::record::ChainName;
 use stele_client::{Ack, AppendError, Appender, AppenderOptions, ChainWriter, Event, Pending};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::records::{Draft, filler_source};
 use super::sites::{Bench, SitesArguments};
+use crate::append::AckArgument;
 use crate::exit::Failure;
 use crate::remote::{append, block_on};
 use crate::stream::Streams;
@@ -31,21 +32,12 @@ const MAX_CHAINS: usize = 64;
 /// A run with more errors is none.
 const MAX_ERRORS: u64 = 100_000;
 
-/// What a record waits for.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
-pub enum AckArgument {
-    /// Durable at a quorum of sites.
-    Committed,
-    /// Also proven under a checkpoint that meets the policy.
-    Proven,
-}
-
 /// The arguments of `stele bench append`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 With --sites the command makes its own sites in the current directory (which should be on a real disk), and removes
 them. One second of warm-up is not counted. The last line of --json has records_per_second, p50_ms, p99_ms, max_ms,
-acked, proven (of those, with a proof that holds),
+acked, proven (of those, with a proof that holds), proof_pending (where proofs were asked for, those without),
 errors (records without a receipt) and busy (those among them that were refused because of a full queue; what
 the client tried again with success is in neither).
 
@@ -291,15 +283,22 @@ impl Measured {
         let rate = f64::from(acked) / self.seconds;
         let [p50, p99, max] = [500, 990, 1000].map(|part| self.part(part));
         let (in_flight, bytes) = (arguments.in_flight, arguments.record_bytes);
+        let pending = match arguments.ack {
+            AckArgument::Committed => 0,
+            AckArgument::Proven => u64::from(acked) - self.proven,
+        };
         if arguments.json {
             let row = serde_json::json!({
                 "bench": "append", "sites": arguments.at.sites, "in_flight": in_flight, "record_bytes": bytes,
                 "ack": match arguments.ack { AckArgument::Committed => "committed", AckArgument::Proven => "proven" },
                 "delay_ms": arguments.at.delay.map(|delay| delay.as_secs_f64() * 1000.0),
                 "seconds": self.seconds, "records_per_second": rate, "p50_ms": p50, "p99_ms": p99, "max_ms": max,
-                "acked": acked, "proven": self.proven, "errors": self.errors, "busy": self.busy,
+                "acked": acked, "proven": self.proven, "proof_pending": pending, "errors": self.errors, "busy": self.busy,
             });
             return streams.line(row);
+        }
+        if arguments.ack == AckArgument::Proven {
+            streams.line(format_args!("{} of them proven, the proofs of {pending} pending", self.proven))?;
         }
         streams.line(format_args!(
             "{rate:.0} records/s of {bytes} bytes with {in_flight} in flight: p50 {p50:.2} ms, p99 {p99:.2} ms, max \

@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Arguments, lines_of, no_line, proof_path, record_path, verify_offline};
 use crate::append::append_to;
+use crate::cosigned;
 use crate::exit::{Exit, Failure};
-use crate::gather;
 use crate::prove::write_file;
 use crate::remote::{Connected, append, block_on, call};
 use crate::sites::{ORIGIN, Plan, Site, Sites};
@@ -161,7 +161,7 @@ async fn prove_last(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let policy = connected.own_policy()?;
-    let proven = gather::prove(connected, index, &policy).await?;
+    let proven = cosigned::prove(connected, index, &policy).await?;
     let record = Record::parse(&proven.canonical).map_err(|error| anyhow!(error))?;
     let mut finished = Vec::new();
     record.write_finished(&record.self_hash(), &mut finished);

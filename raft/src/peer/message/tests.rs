@@ -125,6 +125,12 @@ fn the_other_requests_are_these_bytes() {
         golden_request(class, &incarnation, "07 01 0800000000000000 0000000000000000");
         golden_request(class, &acknowledged, "07 02 0300000000000000 0900000000000000");
     }
+    let head = SignedHead { size: TreeSize::new(6), root: Hash::new([0xcd; 32]) };
+    golden_request(
+        Class::Control,
+        &Request::Cosign(CosignRequest { head, wait: Duration::from_millis(2000) }),
+        &format!("08 0600000000000000 {} d0070000", "cd".repeat(32)),
+    );
 }
 
 #[test]
@@ -148,6 +154,33 @@ fn the_answers_are_these_bytes() {
     golden_answer(&Answer::Failed(Failure::Stopped), "ff01");
     golden_answer(&Answer::Failed(Failure::NotSealed), "ff02");
     golden_answer(&Answer::Failed(Failure::Unreadable), "ff03");
+    golden_answer(&Answer::Failed(Failure::NoSigner), "ff04");
+    golden_answer(&Answer::Cosigned(Cosigned::Signed("abc\n".to_owned())), "88 00 6162630a");
+    golden_answer(&Answer::Cosigned(Cosigned::NotYet(TreeSize::new(6))), "88 01 0600000000000000");
+    let other = Cosigned::Differs(Hash::new([0xcd; 32]));
+    golden_answer(&Answer::Cosigned(other), &format!("88 02 {}", "cd".repeat(32)));
+    let passed = Cosigned::Passed { size: TreeSize::new(6), note: "abc".to_owned() };
+    golden_answer(&Answer::Cosigned(passed), "88 03 0600000000000000 616263");
+}
+
+#[test]
+fn signatures_are_text_of_bounded_length() {
+    let decode = |kind: u8, rest: &[u8]| Answer::decode([&[0x88, kind], rest].concat().into());
+    let lines = vec![b'x'; MAX_LINES_BYTES + 1];
+    assert!(decode(0, &lines[1..]).is_ok());
+    for bad in [&lines[..], b"", b"\xff"] {
+        assert_eq!(decode(0, bad), Err(MessageError::Field("signature lines")));
+    }
+    let note = [&[0; 8][..], &vec![b'x'; MAX_COSIGNED_NOTE_BYTES + 1]].concat();
+    assert!(decode(3, &note[..note.len() - 1]).is_ok());
+    assert_eq!(decode(3, &note), Err(MessageError::Field("note")));
+    let largest = decode(3, &note[..note.len() - 1]).unwrap();
+    assert!(message(largest.encode()).len() <= max_answer_bytes(Class::Control));
+    let head = SignedHead { size: TreeSize::new(6), root: Hash::new([0; 32]) };
+    let mut patient = message(Request::Cosign(CosignRequest { head, wait: MAX_COSIGN_WAIT }).encode()).to_vec();
+    assert!(Request::decode(Class::Control, patient.clone().into()).is_ok());
+    patient[41] += 1;
+    assert_eq!(Request::decode(Class::Control, patient.into()).unwrap_err(), MessageError::Field("wait"));
 }
 
 #[test]
@@ -233,6 +266,7 @@ fn a_message_counts_only_on_its_own_connection() {
         (Request::Append(append(vec![])), [true, true, false]),
         (Request::Vote(VoteRequest::new(vote(1, 1), None)), [false, true, false]),
         (Request::ListSegments { from: SegmentNumber::new(0) }, [false, false, true]),
+        (cosign(6, [1; 32], 5), [false, true, false]),
     ];
     for (request, counts) in samples {
         for (class, counts) in CLASSES.into_iter().zip(counts) {
@@ -273,6 +307,21 @@ fn accepted_only_as_written(bytes: &Bytes) {
 
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0u64..5, 0..LIMIT]
+}
+
+fn cosign(size: u64, root: [u8; 32], millis: u64) -> Request {
+    let head = SignedHead { size: TreeSize::new(size), root: Hash::new(root) };
+    Request::Cosign(CosignRequest { head, wait: Duration::from_millis(millis) })
+}
+
+fn any_cosigned() -> impl Strategy<Value = Cosigned> {
+    prop_oneof![
+        "[a-z\u{2014}\n]{1,40}".prop_map(Cosigned::Signed),
+        number().prop_map(|visible| Cosigned::NotYet(TreeSize::new(visible))),
+        any::<[u8; 32]>().prop_map(|root| Cosigned::Differs(Hash::new(root))),
+        (number(), "[a-z\u{2014}\n]{0,40}")
+            .prop_map(|(size, note)| Cosigned::Passed { size: TreeSize::new(size), note }),
+    ]
 }
 
 fn any_id() -> impl Strategy<Value = Option<LogId>> {
@@ -344,6 +393,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             .prop_map(|(from, to, last)| Request::TransferLeader(TransferLeaderRequest::new(from, to, last))),
         (any::<u32>(), any::<u32>()).prop_map(|(seen, shown)| Request::Stale(Stale::Incarnation { seen, shown })),
         number().prop_map(|from| Request::ListSegments { from: SegmentNumber::new(from) }),
+        (number(), any::<[u8; 32]>(), 0u64..=60_000).prop_map(|(size, root, millis)| cosign(size, root, millis)),
         (file, number(), 1u32..=1 << 20).prop_map(|(file, offset, len)| Request::ReadSegment { file, offset, len }),
     ]
 }
@@ -371,8 +421,14 @@ fn any_answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(expected, actual)| Answer::Transferred(Err(TransferError::LogNotFlushed { expected, actual }))),
         list,
         proptest::collection::vec(any::<u8>(), 0..50).prop_map(|bytes| Answer::Bytes(bytes.into())),
-        prop_oneof![Just(Failure::Stopped), Just(Failure::NotSealed), Just(Failure::Unreadable)]
-            .prop_map(Answer::Failed),
+        any_cosigned().prop_map(Answer::Cosigned),
+        prop_oneof![
+            Just(Failure::Stopped),
+            Just(Failure::NotSealed),
+            Just(Failure::Unreadable),
+            Just(Failure::NoSigner)
+        ]
+        .prop_map(Answer::Failed),
     ]
 }
 
@@ -423,7 +479,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_refused_or_are_a_message(
-        first in prop_oneof![any::<u8>(), 1u8..7],
+        first in prop_oneof![any::<u8>(), 1u8..8, 0x81u8..0x88],
         rest in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..3], 0..120),
     ) {
         let bytes: Vec<u8> = std::iter::once(first).chain(rest).collect();
