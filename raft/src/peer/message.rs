@@ -10,6 +10,7 @@
 //! | 4 | transfer leader | control | 0x84 | transferred |
 //! | 5 | list segments | segments | 0x85 | segments |
 //! | 6 | read segment | segments | 0x86 | bytes |
+//! | 9 | vouch | segments | 0x89 | vouched |
 //! | | any | any | 0xff | failed |
 //!
 //! Parts of messages:
@@ -42,12 +43,14 @@
 //! | transfer leader | vote 17 (the leader's), node 8 (the next), log id 17 (which it must have) |
 //! | list segments | segment 8: the first that is asked for |
 //! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
+//! | vouch | tree size 8, at least 1 |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
 //! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
-//! | failed | 1 stopped, 2 not a sealed file, 3 not readable |
+//! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
+//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 no checkpoint of so many records |
 //!
 //! Little-endian. Numbers of 64 bits are below 2^62.
 
@@ -62,7 +65,7 @@ use stele_engine::number::{RaftIndex, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
 
 use super::Class;
-use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
+use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment, Vouched};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, decode_membership};
 use crate::raft_log::READ_BYTES;
@@ -86,11 +89,13 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const LIST: u8 = 5;
 const READ: u8 = 6;
+const VOUCH: u8 = 9;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
 const TRANSFERRED: u8 = 0x84;
 const SEGMENTS: u8 = 0x85;
 const BYTES: u8 = 0x86;
+const VOUCHED: u8 = 0x89;
 const FAILED: u8 = 0xff;
 
 /// Most bytes of a request on a connection of this class.
@@ -118,6 +123,7 @@ pub(super) enum Request {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     ListSegments { from: SegmentNumber },
     ReadSegment { file: SegmentFile, offset: u64, len: u32 },
+    Vouch { size: TreeSize },
 }
 
 /// What it is answered.
@@ -128,6 +134,7 @@ pub(super) enum Answer {
     Transferred(TransferLeaderResponse<TypeConfig>),
     Segments(Vec<SealedSegment>),
     Bytes(Bytes),
+    Vouched(Vouched),
     Failed(Failure),
 }
 
@@ -144,6 +151,9 @@ pub enum Failure {
     /// The file cannot be read.
     #[error("the node cannot read the file")]
     Unreadable,
+    /// It has no signed checkpoint that covers so many records.
+    #[error("the node has no checkpoint of so many records")]
+    NoCheckpoint,
 }
 
 /// The id of the last entry of an append, or of the one before where it has none.
@@ -200,6 +210,11 @@ impl Request {
                 frame.put(&part.to_le_bytes());
                 frame.put(&offset.to_le_bytes());
                 frame.put(&len.to_le_bytes());
+                frame.finish()
+            }
+            Self::Vouch { size } => {
+                let mut frame = FrameWriter::of_type(VOUCH);
+                frame.put(&size.get().to_le_bytes());
                 frame.finish()
             }
         }
@@ -387,12 +402,18 @@ impl Answer {
                 frame.put_bytes(bytes);
                 frame.finish()
             }
+            Self::Vouched(vouched) => {
+                let mut frame = FrameWriter::of_type(VOUCHED);
+                vouched.write(&mut frame);
+                frame.finish()
+            }
             Self::Failed(failure) => {
                 let mut frame = FrameWriter::of_type(FAILED);
                 frame.put(&[match failure {
                     Failure::Stopped => 1,
                     Failure::NotSealed => 2,
                     Failure::Unreadable => 3,
+                    Failure::NoCheckpoint => 4,
                 }]);
                 frame.finish()
             }
@@ -418,10 +439,15 @@ impl Answer {
                 message.advance(1);
                 return Ok(Self::Bytes(message));
             }
+            VOUCHED => {
+                message.advance(1);
+                return Ok(Self::Vouched(Vouched::read(message)?));
+            }
             FAILED => Self::Failed(match fields.u8()? {
                 1 => Failure::Stopped,
                 2 => Failure::NotSealed,
                 3 => Failure::Unreadable,
+                4 => Failure::NoCheckpoint,
                 _ => return Err(MessageError::Field("failed")),
             }),
             other => return Err(MessageError::Type(other)),
