@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
 //! | [`intake`] | what clients send, bounded |
+//! | [`joining`] | copying sealed segments before following |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
 //! | [`peer`] | the network between nodes |
@@ -19,6 +20,7 @@
 
 pub mod entry;
 pub mod intake;
+pub mod joining;
 mod leading;
 pub mod machine;
 pub mod node;

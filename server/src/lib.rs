@@ -5,6 +5,8 @@
 //! | [`config`] | file, environment, flags; checked before anything starts |
 //! | [`keys`] | the node's own keys |
 //! | [`birth`] | what a new log begins with |
+//! | [`joining`] | a new node takes sealed segments from others |
+//! | `donor` | and others from this one |
 //! | [`view`] | the node's copy of the log, for those who answer from it |
 //! | [`reading`] | threads that read records and proofs |
 //! | [`signing`] | checkpoints |
@@ -17,6 +19,8 @@
 pub mod birth;
 pub mod config;
 pub mod counters;
+mod donor;
+pub mod joining;
 pub mod keys;
 pub mod reading;
 pub mod run;

@@ -17,6 +17,7 @@ use stele_engine::disk::{Mode, replace};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
 use stele_engine::local::SealSettings;
+use stele_engine::number::NodeId;
 use stele_proof::TreeSize;
 use stele_raft::node::{Node, NodeSettings, StartError};
 use stele_raft::peer::client::PeerFactory;
@@ -28,13 +29,15 @@ use stele_raft::peer::{Limits as PeerLimits, Local};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::birth::{BirthTrouble, Start, prepare};
 use crate::config::{Config, Security, TlsPaths};
 use crate::counters::Counters;
+use crate::donor::ServedSegments;
+use crate::joining::{self, JoinTrouble};
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
 use crate::serving::{Raft, Serving, watch_visible};
@@ -48,6 +51,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Bytes that a client may send on one connection before it is read.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How long systemd gives a start that copies, before it is told again.
+const STARTING: Duration = Duration::from_secs(60);
 /// Bytes of the headers of a call.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -58,6 +63,9 @@ pub enum RunTrouble {
     /// There is nothing to start from.
     #[error(transparent)]
     Birth(#[from] BirthTrouble),
+    /// The node has no copy to start from.
+    #[error(transparent)]
+    Join(#[from] JoinTrouble),
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -109,7 +117,18 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let environment = Environment::system();
-    let start = prepare(&environment, config)?;
+    let mut start = prepare(&environment, config)?;
+    if let Some(member) = start.copy.take() {
+        let local = Local { cluster: start.cluster, node: start.node };
+        let transport = transport(config, start.node)?;
+        tokio::select! {
+            copied = joining::copy(&environment, config, member, (local, transport)) => copied?,
+            // What was installed stays; the next start goes on.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = still_starting() => {}
+        }
+    }
     let running = Running::start(&environment, config, start, ready).await?;
     tokio::select! {
         reason = stopped(&running.serving.raft) => {
@@ -153,10 +172,7 @@ impl Running {
         ready: Option<&Path>,
     ) -> Result<Self, RunTrouble> {
         let local = Local { cluster: start.cluster, node: start.node };
-        let transport = match &config.peers {
-            Security::None => Transport::Plain,
-            Security::Tls(paths) => Transport::Tls(PeerTls::from_files(start.node, &tls_files(paths))?),
-        };
+        let transport = transport(config, start.node)?;
         let client_tls = match &config.clients {
             Security::None => None,
             Security::Tls(paths) => Some(client_tls(paths)?),
@@ -176,6 +192,7 @@ impl Running {
             visible: watch_visible(node.raft(), &view, &stopping),
             readers: Readers::start(environment, &config.data_dir, &view, config.limits.readers)?,
             signer: Signer::new(environment, &config.data_dir)?,
+            cluster: local.cluster,
             view: view.clone(),
             known: OnceLock::new(),
             environment: environment.clone(),
@@ -188,7 +205,8 @@ impl Running {
 
         let peers_stop = CancellationToken::new();
         let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
-        let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), directory));
+        let files = SealedFiles::new(Arc::clone(&environment.disk), directory);
+        let segments = Arc::new(ServedSegments::new(files, LogService(Arc::clone(&serving))));
         let served = Served { raft: node.raft().clone(), admission: Arc::new(view), segments };
         let peer_server = PeerServer::new(local, transport, served, limits, metrics);
         let peers = tokio::spawn(peer_server.serve(peer_listener, peers_stop.clone()));
@@ -233,6 +251,22 @@ impl Running {
         self.peers_stop.cancel();
         close_readers(&self.serving).await;
         self.node.abandon().await;
+    }
+}
+
+/// How bytes to and from peers are protected.
+fn transport(config: &Config, node: NodeId) -> Result<Transport, TlsError> {
+    Ok(match &config.peers {
+        Security::None => Transport::Plain,
+        Security::Tls(paths) => Transport::Tls(PeerTls::from_files(node, &tls_files(paths))?),
+    })
+}
+
+/// Tells systemd again and again that the start takes its time; never ends.
+async fn still_starting() {
+    loop {
+        notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(STARTING.as_micros().try_into().unwrap_or(u32::MAX))]);
+        sleep(STARTING / 3).await;
     }
 }
 

@@ -9,6 +9,7 @@ mod file_descriptors;
 mod file_size;
 mod full_disk;
 mod index;
+mod join;
 mod kill;
 mod named_tests;
 mod process;

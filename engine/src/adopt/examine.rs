@@ -2,13 +2,16 @@
 
 use stele_proof::LeafIndex;
 use stele_proof::digest_tree::Digest;
+use stele_proof::key::VerifierKey;
 use stele_proof::record::{Record, Salt};
 
 use super::NewMember;
+use crate::birth::{PolicyNode, cluster_policy};
 use crate::directory::{Inventory, LogDirectory, read_file_header, relative};
 use crate::disk::{Access, Disk};
 use crate::error::LogError;
 use crate::index::hashes::TableBuilder;
+use crate::membership::Membership;
 use crate::number::SegmentNumber;
 use crate::read_back::{Depth, SegmentStart, read_back};
 use crate::reserved::{self, Genesis, SegmentSealed};
@@ -80,6 +83,9 @@ pub(super) fn read_segment(
         let what = "the genesis record has another block height or frame alignment than the files";
         return Err(LogError::damaged(relative(name), 0, None, what));
     }
+    if let Some(genesis) = &genesis {
+        check_policy(disk, directory, genesis)?;
+    }
     let digest = digest_of(disk.open(&directory.segment_file(name), Access::Read)?.as_ref())?;
     let mut sealed = describe_as(&reading, digest)?;
     if let Some(membership) = reading.membership {
@@ -138,6 +144,40 @@ fn check_settings(
         options.frame_align.get()
     );
     Err(LogError::damaged(relative(name), 0, None, what))
+}
+
+/// Whether the genesis record names the policy that follows from the nodes of the first entry, which the cluster id
+/// vouches for. Nodes that were born without keys have none to compare with.
+fn check_policy(disk: &dyn Disk, directory: &LogDirectory, genesis: &Genesis) -> Result<(), LogError> {
+    let first = read_entry_at(disk, directory, SegmentNumber::new(0), FRAMES_START)?;
+    let damaged = |what: &str| {
+        let name = relative(SegmentFile::Frames(SegmentNumber::new(0)));
+        LogError::damaged(name, FRAMES_START.get(), Some(LeafIndex::new(0)), what)
+    };
+    let first = Membership::decode(&first.body).map_err(|error| damaged(&error.to_string()))?;
+    let mut keys = Vec::new();
+    for node in &first.nodes {
+        match node.keys.as_slice() {
+            [] => {}
+            [log, cosigner, ..] => {
+                let parse = |text: &str| VerifierKey::parse(text).map_err(|error| damaged(&error.to_string()));
+                keys.push((node, parse(log)?, parse(cosigner)?));
+            }
+            [_] => return Err(damaged("a node of the first entry has one key, and needs two")),
+        }
+    }
+    if keys.len() < first.nodes.len() {
+        return Ok(());
+    }
+    let nodes: Vec<PolicyNode<'_>> = keys
+        .iter()
+        .map(|(node, log_key, cosigner)| PolicyNode { id: node.id, site: &node.site, log_key, cosigner })
+        .collect();
+    let policy = cluster_policy(&nodes).map_err(|error| damaged(&error.to_string()))?;
+    if policy.to_string() == genesis.policy {
+        return Ok(());
+    }
+    Err(damaged("the policy of the genesis record is not that of the nodes that the log began with"))
 }
 
 /// Whether the log begins with the entry that the cluster is named after.

@@ -50,7 +50,7 @@
 //! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
 //! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
-//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 no checkpoint of so many records |
+//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 5 no checkpoint of so many records |
 //!
 //! Little-endian. Numbers of 64 bits are below 2^62.
 
@@ -63,9 +63,10 @@ use stele_engine::batch::{Batch, MAX_PAYLOAD_BYTES};
 use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
 use stele_engine::number::{RaftIndex, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
+use stele_proof::TreeSize;
 
 use super::Class;
-use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment, Vouched};
+use super::segments::{MAX_LIST_BYTES, MAX_NOTE_BYTES, MAX_PROOF_HASHES, MAX_READ_BYTES, SealedSegment, Vouched};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, decode_membership};
 use crate::raft_log::READ_BYTES;
@@ -113,6 +114,9 @@ pub(super) const fn max_answer_bytes(class: Class) -> usize {
         Class::Segments => SMALL_BYTES + if MAX_READ_BYTES > MAX_LIST_BYTES { MAX_READ_BYTES } else { MAX_LIST_BYTES },
     }
 }
+
+// What vouches for a copy fits, too.
+const _: () = assert!(4 + MAX_PROOF_HASHES * 32 + MAX_NOTE_BYTES <= MAX_READ_BYTES);
 
 /// What a node asks of another.
 #[derive(Clone, Debug)]
@@ -239,6 +243,13 @@ impl Request {
             }
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
+            (Class::Segments, VOUCH) => {
+                let size = fields.u64("size")?;
+                if size == 0 {
+                    return Err(MessageError::Field("size"));
+                }
+                Self::Vouch { size: TreeSize::new(size) }
+            }
             (_, other) => return Err(MessageError::Type(other)),
         };
         fields.end()?;
@@ -413,7 +424,7 @@ impl Answer {
                     Failure::Stopped => 1,
                     Failure::NotSealed => 2,
                     Failure::Unreadable => 3,
-                    Failure::NoCheckpoint => 4,
+                    Failure::NoCheckpoint => 5,
                 }]);
                 frame.finish()
             }
@@ -447,7 +458,7 @@ impl Answer {
                 1 => Failure::Stopped,
                 2 => Failure::NotSealed,
                 3 => Failure::Unreadable,
-                4 => Failure::NoCheckpoint,
+                5 => Failure::NoCheckpoint,
                 _ => return Err(MessageError::Field("failed")),
             }),
             other => return Err(MessageError::Type(other)),

@@ -48,13 +48,13 @@ const COLUMNS: [&str; 16] = [
 ];
 
 pub(super) fn run(arguments: &StatusArguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let status = block_on(async {
+    let (status, cluster) = block_on(async {
         let reach = arguments.remote.reach()?;
         let connected = connect(&reach).await?;
-        collect(&connected, &reach).await
+        Ok((collect(&connected, &reach).await?, cluster_id(&connected)))
     })?;
     if arguments.json {
-        return streams.line(json(&status));
+        return streams.line(json(&status, &cluster));
     }
     let rows: Vec<[String; 16]> =
         std::iter::once(COLUMNS.map(str::to_owned)).chain(status.nodes.iter().map(row)).collect();
@@ -66,11 +66,16 @@ pub(super) fn run(arguments: &StatusArguments, streams: &mut Streams<'_>) -> Res
         });
         streams.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
-    Ok(())
+    streams.line(format_args!("cluster {cluster}"))
+}
+
+/// The id of the cluster, as configurations name it.
+pub(super) fn cluster_id(connected: &Connected) -> String {
+    connected.description.cluster.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What one node says about all, with what each says about itself.
-async fn collect(connected: &Connected, reach: &Reach) -> Result<StatusResponse, Failure> {
+pub(super) async fn collect(connected: &Connected, reach: &Reach) -> Result<StatusResponse, Failure> {
     let mut status = connected.client.cluster().status().await.map_err(call)?;
     // Only the leader knows how far the others are.
     let leader =
@@ -169,7 +174,7 @@ fn row(node: &NodeStatus) -> [String; 16] {
     ]
 }
 
-fn json(status: &StatusResponse) -> serde_json::Value {
+fn json(status: &StatusResponse, cluster: &str) -> serde_json::Value {
     let nodes: Vec<serde_json::Value> = status
         .nodes
         .iter()
@@ -185,7 +190,7 @@ fn json(status: &StatusResponse) -> serde_json::Value {
         })
         .collect();
     let leader = status.leader.as_ref().map(|leader| leader.node);
-    serde_json::json!({ "asked": status.node, "leader": leader, "nodes": nodes })
+    serde_json::json!({ "asked": status.node, "leader": leader, "cluster": cluster, "nodes": nodes })
 }
 
 #[cfg(test)]
