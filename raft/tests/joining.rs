@@ -273,9 +273,15 @@ impl Drop for Field {
 /// The sealed files of a log.
 fn sealed(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let Ok(entries) = std::fs::read_dir(path.join("segments")) else { return BTreeMap::new() };
-    let entries = entries.map(Result::unwrap).filter(|entry| entry.metadata().unwrap().permissions().readonly());
-    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
-    named.filter(|(name, _)| !name.ends_with(".tmp")).collect()
+    // What is being renamed may be gone when it is looked at.
+    let is_sealed = |entry: &std::fs::DirEntry| {
+        !entry.path().to_string_lossy().ends_with(".tmp")
+            && entry.metadata().is_ok_and(|metadata| metadata.permissions().readonly())
+    };
+    let entries = entries.filter_map(Result::ok).filter(is_sealed);
+    entries
+        .filter_map(|entry| Some((entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).ok()?)))
+        .collect()
 }
 
 /// The copy has what the real log has, and is a node's.
