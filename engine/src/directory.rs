@@ -280,7 +280,7 @@ fn without_directory(disk: &dyn Disk, directory: &LogDirectory) -> LogError {
 /// A log whose making was interrupted has no segment yet; one that has been open has lost them.
 fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> LogError {
     match read_hard_state(disk, &directory.hard_state()) {
-        Ok(state) if state.incarnation > 0 => {
+        Ok(state) if state.starts > 0 => {
             let missing = relative(SegmentFile::Frames(SegmentNumber::new(0)));
             LogError::damaged(missing, 0, None, format!("the segment file is missing; {REMEDY}"))
         }

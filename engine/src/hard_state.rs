@@ -8,10 +8,11 @@
 //! | 8 | 8 | vote: node |
 //! | 16 | 1 | vote: 1 if that node is known to lead the term |
 //! | 17 | 1 | 1 if the clean-shutdown mark is set |
-//! | 18 | 2 | number of peers |
-//! | 20 | 4 | zero |
+//! | 18 | 1 | number of peers |
+//! | 19 | 1 | 1 if peers remember more of this node than lies here: it takes no part any more |
+//! | 20 | 4 | incarnation, counted up when a start was let in by the peers |
 //! | 24 | 8 | this node |
-//! | 32 | 8 | incarnation, counted up at every start |
+//! | 32 | 8 | how often the log was opened for writing |
 //! | 40 | 8 | clean mark: group (zero where not set, as the next two) |
 //! | 48 | 8 | clean mark: segment |
 //! | 56 | 8 | clean mark: end of the log in it |
@@ -21,7 +22,7 @@ use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskError};
-use crate::frame::read_u64;
+use crate::frame::{read_u32, read_u64};
 use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read};
 use crate::number::{Group, LIMIT, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 
@@ -30,6 +31,8 @@ const PEERS_START: usize = 64;
 const PEER_BYTES: usize = 32;
 /// Most peers that are remembered.
 pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START) / PEER_BYTES;
+
+const _: () = assert!(MAX_PEERS <= u8::MAX as usize);
 
 /// A Raft vote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,11 +62,20 @@ pub struct PeerMark {
     /// Which peer.
     pub node: NodeId,
     /// Its highest incarnation seen.
-    pub incarnation: u64,
+    pub incarnation: u32,
     /// The leader's term of its highest acknowledgement seen.
     pub term: Term,
     /// And the index.
     pub index: RaftIndex,
+}
+
+/// How a node stands with its peers, as it is saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnStanding {
+    /// This start was let in; the incarnation it has now.
+    LetIn(u32),
+    /// Peers remember more of this node than lies here.
+    Stale,
 }
 
 /// The content of the file.
@@ -73,8 +85,12 @@ pub struct HardState {
     pub vote: Vote,
     /// This node.
     pub node: NodeId,
-    /// How often it has started.
-    pub incarnation: u64,
+    /// How often the log was opened for writing.
+    pub starts: u64,
+    /// How many of its starts were let in: each asked the peers first what they remember.
+    pub incarnation: u32,
+    /// Whether peers were found to remember more of this node than lies here. Never taken back.
+    pub stale: bool,
     /// Set by a clean stop, cleared by a start.
     pub clean: Option<CleanMark>,
     /// At most [`MAX_PEERS`].
@@ -89,16 +105,18 @@ impl HardState {
         bytes[8..16].copy_from_slice(&self.vote.node.get().to_le_bytes());
         bytes[16] = u8::from(self.vote.committed);
         bytes[17] = u8::from(self.clean.is_some());
-        bytes[18..20].copy_from_slice(&u16::try_from(self.peers.len()).unwrap_or(u16::MAX).to_le_bytes());
+        bytes[18] = u8::try_from(self.peers.len()).unwrap_or(u8::MAX);
+        bytes[19] = u8::from(self.stale);
+        bytes[20..24].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.node.get().to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.starts.to_le_bytes());
         if let Some(clean) = self.clean {
             bytes[40..48].copy_from_slice(&clean.group.get().to_le_bytes());
             bytes[48..56].copy_from_slice(&clean.segment.get().to_le_bytes());
             bytes[56..64].copy_from_slice(&clean.end.get().to_le_bytes());
         }
         for peer in &self.peers {
-            for number in [peer.node.get(), peer.incarnation, peer.term.get(), peer.index.get()] {
+            for number in [peer.node.get(), u64::from(peer.incarnation), peer.term.get(), peer.index.get()] {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
         }
@@ -114,7 +132,8 @@ impl HardState {
         };
         let peer = |bytes: &[u8]| PeerMark {
             node: NodeId::new(read_u64(bytes, 0)),
-            incarnation: read_u64(bytes, 8),
+            // What does not fit is not what was written.
+            incarnation: u32::try_from(read_u64(bytes, 8)).unwrap_or(u32::MAX),
             term: Term::new(read_u64(bytes, 16)),
             index: RaftIndex::new(read_u64(bytes, 24)),
         };
@@ -125,11 +144,13 @@ impl HardState {
                 committed: head[16] == 1,
             },
             node: NodeId::new(read_u64(head, 24)),
-            incarnation: read_u64(head, 32),
+            starts: read_u64(head, 32),
+            incarnation: read_u32(head, 20),
+            stale: head[19] == 1,
             clean: (head[17] == 1).then_some(clean),
             peers: peers.as_chunks::<PEER_BYTES>().0.iter().map(|bytes| peer(bytes)).collect(),
         };
-        let possible = state.incarnation < LIMIT && state.vote.term.get() < LIMIT;
+        let possible = state.starts < LIMIT && state.vote.term.get() < LIMIT;
         (state.peers.len() <= MAX_PEERS && possible && state.encode() == bytes).then_some(state)
     }
 }
@@ -206,7 +227,9 @@ mod tests {
         let state = HardState {
             vote: Vote { term: Term::new(1), node: NodeId::new(2), committed: true },
             node: NodeId::new(3),
-            incarnation: 4,
+            starts: 4,
+            incarnation: 12,
+            stale: true,
             clean: Some(CleanMark { group: Group::new(5), segment: SegmentNumber::new(6), end: Offset::new(7) }),
             peers: vec![PeerMark {
                 node: NodeId::new(8),
@@ -216,7 +239,9 @@ mod tests {
             }],
         };
         let mut golden = vec![0; 96];
-        for (at, byte) in [(0, 1), (8, 2), (16, 1), (17, 1), (18, 1), (24, 3), (32, 4), (40, 5), (48, 6), (56, 7)] {
+        for (at, byte) in
+            [(0, 1), (8, 2), (16, 1), (17, 1), (18, 1), (19, 1), (20, 12), (24, 3), (32, 4), (40, 5), (48, 6), (56, 7)]
+        {
             golden[at] = byte;
         }
         for (at, byte) in [(64, 8), (72, 9), (80, 10), (88, 11)] {
@@ -231,12 +256,14 @@ mod tests {
         let state = HardState {
             vote: Vote { term: Term::new(1), node: NodeId::new(1), committed: false },
             node: NodeId::new(1),
+            starts: 1,
             incarnation: 1,
+            stale: false,
             clean: None,
             peers: Vec::new(),
         };
         let bytes = state.encode();
-        for (at, byte) in [(16, 2), (17, 2), (18, 1), (20, 1), (40, 1)] {
+        for (at, byte) in [(16, 2), (17, 2), (18, 1), (19, 2), (40, 1)] {
             let mut other = bytes.clone();
             other[at] = byte;
             assert_eq!(HardState::decode(&other), None, "byte {at}");

@@ -17,13 +17,14 @@ use crate::driver::Driver;
 use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
-use crate::hard_state::{CleanMark, HardState, HardStateFile, MAX_PEERS, PeerMark, Vote};
+use crate::hard_state::{CleanMark, HardState, HardStateFile, MAX_PEERS, OwnStanding, PeerMark, Vote};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
 use crate::recovery::{Recovered, recover};
 use crate::segment::SegmentFile;
-use crate::writer::{Append, OnDurable, Work, Writer, refuse};
+pub use crate::writer::OnDurable;
+use crate::writer::{Append, Change, Work, Writer, refuse};
 
 /// Bytes at which segments are ended where nobody says otherwise.
 pub(crate) const DEFAULT_SEAL_BYTES: u64 = 256 << 20;
@@ -194,8 +195,8 @@ impl SegmentStore {
         let mut hard_state = HardStateFile::open(disk.as_ref(), &directory.hard_state())?;
         let clean: Option<CleanMark> = hard_state.state().clean;
         let recovered = recover(disk.as_ref(), directory, inventory, start, clean)?;
-        let incarnation = hard_state.state().incarnation + 1;
-        hard_state.save(HardState { clean: None, incarnation, ..hard_state.state().clone() })?;
+        let starts = hard_state.state().starts + 1;
+        hard_state.save(HardState { clean: None, starts, ..hard_state.state().clone() })?;
         let segments = index_unsealed(disk.as_ref(), directory, start, &recovered.tail)?;
 
         let path = directory.segment_file(SegmentFile::Frames(recovered.tail.segment));
@@ -340,7 +341,7 @@ impl SegmentStore {
 
     /// Makes a vote durable, in order with the appends.
     pub fn save_vote(&self, vote: Vote, on_durable: OnDurable) {
-        if let Err(item) = self.shared.queue.push(Work::Vote(vote, on_durable)) {
+        if let Err(item) = self.shared.queue.push(Work::State(Change::Vote(vote), on_durable)) {
             refuse([item].into(), &self.poisoned());
         }
     }
@@ -351,7 +352,14 @@ impl SegmentStore {
     /// Where there are more than [`crate::hard_state::MAX_PEERS`].
     pub fn save_peers(&self, peers: Vec<PeerMark>, on_durable: OnDurable) {
         assert!(peers.len() <= MAX_PEERS, "{} peers", peers.len());
-        if let Err(item) = self.shared.queue.push(Work::Peers(peers, on_durable)) {
+        if let Err(item) = self.shared.queue.push(Work::State(Change::Peers(peers), on_durable)) {
+            refuse([item].into(), &self.poisoned());
+        }
+    }
+
+    /// Makes durable that a start was let in, or that none will be, in order with votes and appends.
+    pub fn save_standing(&self, standing: OwnStanding, on_durable: OnDurable) {
+        if let Err(item) = self.shared.queue.push(Work::State(Change::Standing(standing), on_durable)) {
             refuse([item].into(), &self.poisoned());
         }
     }

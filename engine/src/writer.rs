@@ -21,7 +21,7 @@ use crate::directory::{Inventory, LogDirectory};
 use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::error::{LogError, Poisoned};
 use crate::frame::{HEADER_BYTES, Placed, Tail};
-use crate::hard_state::{CleanMark, HardState, HardStateFile, PeerMark, Vote};
+use crate::hard_state::{CleanMark, HardState, HardStateFile, OwnStanding, PeerMark, Vote};
 use crate::number::{Group, RaftIndex};
 use crate::prepare::{Due, Wanted, name_prepared};
 use crate::queue::Taken;
@@ -49,10 +49,18 @@ pub(crate) enum Work {
     /// Drop the entries from this index on; `segment_start` is the tail at the start of the segment
     /// the cut lies in.
     Truncate { from: RaftIndex, segment_start: Tail, done: Box<dyn FnOnce(Result<Tail, Poisoned>) + Send> },
-    /// Make a vote durable.
-    Vote(Vote, OnDurable),
-    /// Make durable what peers have been seen to have.
-    Peers(Vec<PeerMark>, OnDurable),
+    /// Change the hard state.
+    State(Change, OnDurable),
+}
+
+/// What changes of the hard state.
+pub(crate) enum Change {
+    /// A vote.
+    Vote(Vote),
+    /// What peers have been seen to have.
+    Peers(Vec<PeerMark>),
+    /// How this node stands with its peers.
+    Standing(OwnStanding),
 }
 
 pub(crate) struct Append {
@@ -148,12 +156,14 @@ impl Writer {
                         return Err(error);
                     }
                 },
-                Work::Vote(vote, on_durable) => {
-                    let state = HardState { vote, ..self.hard_state.state().clone() };
-                    self.save(state, on_durable)?;
-                }
-                Work::Peers(peers, on_durable) => {
-                    let state = HardState { peers, ..self.hard_state.state().clone() };
+                Work::State(change, on_durable) => {
+                    let state = self.hard_state.state().clone();
+                    let state = match change {
+                        Change::Vote(vote) => HardState { vote, ..state },
+                        Change::Peers(peers) => HardState { peers, ..state },
+                        Change::Standing(OwnStanding::LetIn(incarnation)) => HardState { incarnation, ..state },
+                        Change::Standing(OwnStanding::Stale) => HardState { stale: true, ..state },
+                    };
                     self.save(state, on_durable)?;
                 }
             }
@@ -383,10 +393,9 @@ const _: () = assert!(WRITE_BYTES > HEADER_BYTES);
 pub(crate) fn refuse(work: VecDeque<Work>, poisoned: &Poisoned) {
     for item in work {
         match item {
-            Work::Append(Append { on_durable: Some(tell), .. })
-            | Work::Notice(tell)
-            | Work::Vote(_, tell)
-            | Work::Peers(_, tell) => tell(Err(poisoned.clone())),
+            Work::Append(Append { on_durable: Some(tell), .. }) | Work::Notice(tell) | Work::State(_, tell) => {
+                tell(Err(poisoned.clone()))
+            }
             Work::Append(_) => {}
             Work::Truncate { done, .. } => done(Err(poisoned.clone())),
         }

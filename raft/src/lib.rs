@@ -6,19 +6,23 @@
 //! | module | what |
 //! |---|---|
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
+//! | [`gate`] | what peers remember is asked before consensus begins |
 //! | [`intake`] | what clients send, bounded |
 //! | [`joining`] | copying sealed segments before following |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
+//! | [`node`] | a running node |
 //! | [`peer`] | the network between nodes |
 //! | [`raft_log`] | the segment store as openraft's log storage |
 //! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
+//! | [`starting`] | a node's start, phase by phase |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
 pub mod entry;
+pub mod gate;
 pub mod intake;
 pub mod joining;
 mod leading;
@@ -28,3 +32,4 @@ pub mod peer;
 pub mod raft_log;
 pub mod sites;
 pub mod standing;
+pub mod starting;

@@ -1,4 +1,7 @@
-//! A node: its copy of the log, openraft, and the tasks beside it.
+//! A node that was let in: its copy of the log, openraft, and the tasks beside it.
+//!
+//! What is remembered of its peers is saved once a second where it has changed, and when the node stops; what a crash
+//! forgets of it only makes the node less of a witness. A node that is told that it is stale stops consensus at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,21 +11,27 @@ use openraft::network::RaftNetworkFactory;
 use openraft::{Config, SnapshotPolicy};
 use stele_engine::disk::DiskError;
 use stele_engine::environment::Environment;
-use stele_engine::error::LogError;
-use stele_engine::frame::EntryKind;
+use stele_engine::error::{LogError, Poisoned};
 use stele_engine::local::SealSettings;
 use stele_engine::membership::Membership;
-use stele_engine::number::{RaftIndex, Term};
-use stele_engine::replica::Replica;
+use stele_engine::number::NodeId;
+use stele_engine::replica::Opened;
 use stele_engine::reserved::Genesis;
-use stele_engine::store::{AppendError, Entry, SegmentStore};
+use stele_engine::store::{AppendError, SegmentStore};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::entry::TypeConfig;
+use crate::gate::LetIn;
 use crate::intake::Intake;
 use crate::leading::Leading;
 use crate::machine::{Machine, SharedReplica};
 use crate::raft_log::RaftLog;
+use crate::standing::Standing;
+use crate::starting::{StaleNode, Starting, durable, keep_stale};
+
+/// How often what is remembered of peers is saved, where it has changed.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// How a node is run.
 #[derive(Clone, Debug)]
@@ -77,6 +86,15 @@ pub enum StartError {
     /// openraft refuses what it was given.
     #[error("consensus did not start: {0}")]
     Consensus(String),
+    /// A peer remembers more of this node than lies in its directory.
+    #[error(transparent)]
+    Stale(#[from] StaleNode),
+}
+
+impl From<Poisoned> for StartError {
+    fn from(error: Poisoned) -> Self {
+        Self::Log(error.into())
+    }
 }
 
 impl From<DiskError> for StartError {
@@ -91,10 +109,12 @@ pub struct Node {
     replica: SharedReplica,
     intake: Intake,
     leading: JoinHandle<()>,
+    standing: Standing,
+    remembering: JoinHandle<()>,
 }
 
 impl Node {
-    /// Opens the log in `path` and starts consensus.
+    /// Opens the log in `path` and begins consensus without asking any peer: where nobody can be asked.
     ///
     /// # Errors
     /// [`StartError`].
@@ -109,17 +129,28 @@ impl Node {
         N: RaftNetworkFactory<TypeConfig>,
         N::Network: openraft::network::NetSnapshot<TypeConfig, SnapshotData = ()>,
     {
-        let opened = Replica::open(environment, path)?;
+        Starting::open(environment, path, settings, begin)?.begin(LetIn::unasked(), network).await
+    }
+
+    /// Begins consensus over a log that is open.
+    pub(crate) async fn begin<N>(
+        environment: &Environment,
+        settings: NodeSettings,
+        begin: &Begin,
+        opened: Opened,
+        standing: Standing,
+        network: N,
+    ) -> Result<Self, StartError>
+    where
+        N: RaftNetworkFactory<TypeConfig>,
+        N::Network: openraft::network::NetSnapshot<TypeConfig, SnapshotData = ()>,
+    {
         let id = opened.hard_state.node.get();
         let store = Arc::clone(opened.replica.store());
-        store.set_seal_bytes(settings.seal.bytes);
-        if let Begin::Cluster(birth) = begin {
-            begin_with(&store, birth)?;
-        }
         let directory = opened.replica.directory().clone();
         let alignment = opened.replica.tail().alignment;
         let committed = opened.applied;
-        let log = RaftLog::new(store, &environment.disk, &directory, alignment, opened.hard_state.vote);
+        let log = RaftLog::new(Arc::clone(&store), &environment.disk, &directory, alignment, opened.hard_state.vote);
         log.recovered(committed).await.map_err(|error| StartError::Consensus(error.to_string()))?;
         let (machine, replica) = Machine::new(opened);
         let config = config(&settings).map_err(|error| StartError::Consensus(error.to_string()))?;
@@ -139,7 +170,8 @@ impl Node {
             },
         };
         let leading = tokio::spawn(leading.run());
-        Ok(Self { raft, replica, intake, leading })
+        let remembering = tokio::spawn(remember(standing.clone(), store, raft.clone()));
+        Ok(Self { raft, replica, intake, leading, standing, remembering })
     }
 
     /// openraft.
@@ -157,10 +189,17 @@ impl Node {
         &self.intake
     }
 
+    /// What a peer said, where one found this node stale: then consensus stops here, for good.
+    pub fn stale(&self) -> Option<StaleNode> {
+        let told = Some(self.standing.told()?);
+        Some(StaleNode { node: NodeId::new(*self.raft.node_id()), told })
+    }
+
     /// Stops as a kill would stop it, as far as one process can: openraft and the tasks end, and the log is not closed.
     pub async fn abandon(self) {
-        let Self { raft, replica, intake, leading } = self;
+        let Self { raft, replica, intake, leading, standing, remembering } = self;
         leading.abort();
+        end(remembering, &standing).await;
         drop((intake, leading.await, raft.shutdown().await, raft));
         drop(replica);
     }
@@ -170,33 +209,54 @@ impl Node {
     /// # Errors
     /// [`LogError`]: what made the store stop before.
     pub async fn stop(self) -> Result<(), LogError> {
-        let Self { raft, replica, intake, leading } = self;
+        let Self { raft, replica, intake, leading, standing, remembering } = self;
         drop(intake);
         // A task of openraft that died of a panic has told so; the log is closed all the same.
         drop(raft.shutdown().await);
         leading.abort();
         drop(leading.await);
+        end(remembering, &standing).await;
         drop(raft);
-        match replica.into_inner() {
-            Some(replica) => replica.close(),
-            None => Ok(()),
-        }
+        let Some(replica) = replica.into_inner() else { return Ok(()) };
+        save_marks(&standing, replica.store()).await?;
+        replica.close()
     }
 }
 
-/// Appends the first entry where there is none; else it must be the same.
-fn begin_with(store: &SegmentStore, birth: &Birth) -> Result<(), StartError> {
-    if store.tail().next_index > RaftIndex::new(0) {
-        // One that is sealed cannot be read here, and was compared when its peers were met.
-        let first = store.read_entry(RaftIndex::new(0))?;
-        let same =
-            first.is_none_or(|first| first.kind != EntryKind::Membership || first.body == birth.membership.encode());
-        return if same { Ok(()) } else { Err(StartError::OtherCluster) };
+/// Saves what is remembered of peers as it changes; stops consensus where one of them finds this node stale.
+async fn remember(standing: Standing, store: Arc<SegmentStore>, raft: openraft::Raft<TypeConfig, Machine>) {
+    loop {
+        let told = tokio::select! {
+            told = standing.wait_told() => told,
+            () = sleep(SAVE_EVERY) => match save_marks(&standing, &store).await {
+                Ok(()) => continue,
+                // Whoever appends or votes learns why, too.
+                Err(error) => return tracing::error!(%error, "what is remembered of peers cannot be saved"),
+            },
+        };
+        tracing::error!(by = %told.by, stale = %told.stale, "this node is stale; consensus stops here");
+        let stopped = raft.shutdown().await;
+        let kept = keep_stale(&store).await;
+        if stopped.is_err() || kept.is_err() {
+            tracing::error!(?stopped, ?kept, "a stale node did not stop well");
+        }
+        return;
     }
-    let body = birth.membership.encode().into();
-    let entry = Entry { term: Term::new(0), kind: EntryKind::Membership, body, payload: bytes::Bytes::new() };
-    store.append(entry, None)?;
-    Ok(store.flush().map_err(LogError::from)?)
+}
+
+/// Ends the task that remembers; one that keeps that the node is stale ends by itself.
+async fn end(remembering: JoinHandle<()>, standing: &Standing) {
+    if standing.told().is_none() {
+        remembering.abort();
+    }
+    drop(remembering.await);
+}
+
+async fn save_marks(standing: &Standing, store: &SegmentStore) -> Result<(), Poisoned> {
+    match standing.marks().take_changed() {
+        Some(marks) => durable(|told| store.save_peers(marks, told)).await,
+        None => Ok(()),
+    }
 }
 
 fn config(settings: &NodeSettings) -> Result<Config, openraft::ConfigError> {

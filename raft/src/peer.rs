@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use stele_engine::number::NodeId;
 
+use crate::standing::Standing;
+
 pub mod client;
 mod connection;
 mod hello;
@@ -103,6 +105,15 @@ pub struct Local {
     pub cluster: ClusterId,
     /// Its number in it.
     pub node: NodeId,
+}
+
+/// The node that this process is, and how it stands with its peers.
+#[derive(Clone)]
+pub struct Own {
+    /// Who it is.
+    pub local: Local,
+    /// What it shows and remembers.
+    pub standing: Standing,
 }
 
 /// How long peers are waited for, and how many may connect.

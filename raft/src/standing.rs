@@ -3,26 +3,43 @@
 //!
 //! A log that was restored from a backup is consistent in itself: only others can tell. Each node remembers of each
 //! peer the highest incarnation it has seen, and the highest position (the leader's term, the index) that the
-//! peer has acknowledged as durable. A node that starts shows what it has; a peer that remembers more answers
-//! that it is stale, and then it neither votes nor acknowledges.
+//! peer has acknowledged as durable. A node that starts shows what it has ([`crate::gate`]); a peer that remembers
+//! more answers that it is stale, and then it neither votes nor acknowledges, then or later.
+//!
+//! The incarnation counts the starts that were let in, not all: a wiped disk that is started again and again in front
+//! of a closed gate never comes to what was seen of the one before.
 //!
 //! I-STANDING-1: marks never go back. I-STANDING-2: a truncation that a later leader asked for is not stale: the
-//! node's vote has that leader's term, which is beyond the mark's.
+//! node's vote has that leader's term, which is beyond the mark's. I-STANDING-3: an incarnation is durable before a
+//! peer is shown it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stele_engine::hard_state::{HardState, MAX_PEERS, PeerMark};
+use stele_engine::membership::MAX_NODES;
 use stele_engine::number::{NodeId, RaftIndex, Term};
+use tokio::sync::watch;
 
-/// What a node has when it starts.
+/// How far a node is with its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Its log is open, it answers who asks what it remembers, and it asks; nothing else.
+    Starting,
+    /// It was let in.
+    Running,
+}
+
+/// What a node has when it starts, and shows whom it meets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shown {
-    /// How often it has started, this start counted.
-    pub incarnation: u64,
-    /// The term of its vote.
+    /// How far its start is.
+    pub phase: Phase,
+    /// How many of its starts were let in: a running one counts itself.
+    pub incarnation: u32,
+    /// The term of its vote when it started.
     pub vote_term: Term,
-    /// One past its last entry.
+    /// One past its last entry when it started.
     pub end: RaftIndex,
 }
 
@@ -30,17 +47,17 @@ pub struct Shown {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Stale {
-    /// It has started more often than it shows.
-    #[error("this node was seen in its start {seen} and shows start {shown}: its disk is not the one it had")]
+    /// More of its starts were let in than it shows.
+    #[error("{seen} starts of it were let in, and it shows {shown}: its disk is not the one it had")]
     Incarnation {
         /// What was seen.
-        seen: u64,
+        seen: u32,
         /// What it shows.
-        shown: u64,
+        shown: u32,
     },
     /// It has acknowledged entries that it no longer has.
     #[error(
-        "this node has acknowledged entries up to {index} in term {term} and no longer has them: its disk is not the one it had"
+        "it has acknowledged entries up to {index} in term {term} and no longer has them: its disk is not the one it had"
     )]
     Acknowledged {
         /// The leader's term.
@@ -48,6 +65,74 @@ pub enum Stale {
         /// The index.
         index: RaftIndex,
     },
+}
+
+/// What a peer said of this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("node {by} remembers more of it: {stale}")]
+pub struct Told {
+    /// Which peer.
+    pub by: NodeId,
+    /// What it remembers.
+    pub stale: Stale,
+}
+
+/// How a node stands with its peers: what it shows, what it remembers of them, and what one of them said of it.
+#[derive(Clone)]
+pub struct Standing(Arc<Shared>);
+
+struct Shared {
+    shown: Mutex<Shown>,
+    marks: Marks,
+    told: watch::Sender<Option<Told>>,
+}
+
+impl Standing {
+    /// Of a node that nobody has said anything of.
+    pub fn new(shown: Shown, marks: Marks) -> Self {
+        Self(Arc::new(Shared { shown: Mutex::new(shown), marks, told: watch::Sender::new(None) }))
+    }
+
+    /// What the node shows.
+    pub fn shown(&self) -> Shown {
+        *self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it remembers.
+    pub fn marks(&self) -> &Marks {
+        &self.0.marks
+    }
+
+    /// From now on this is a running node's, and its incarnation, which is durable (I-STANDING-3).
+    pub(crate) fn let_in(&self, incarnation: u32) {
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        (shown.phase, shown.incarnation) = (Phase::Running, incarnation);
+    }
+
+    /// Keeps what a peer said; the first stays.
+    pub(crate) fn tell(&self, told: Told) {
+        self.0.told.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(told);
+            first
+        });
+    }
+
+    /// What a peer said, where one finds this node stale: then it takes no part any more.
+    pub fn told(&self) -> Option<Told> {
+        *self.0.told.borrow()
+    }
+
+    /// Waits until a peer finds this node stale.
+    pub async fn wait_told(&self) -> Told {
+        let mut told = self.0.told.subscribe();
+        let found = told.wait_for(Option::is_some).await.ok().and_then(|told| *told);
+        match found {
+            Some(told) => told,
+            // The sender lives as long as this.
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// What this node remembers of its peers.
@@ -68,8 +153,8 @@ impl Marks {
         Self(Arc::new(Mutex::new(State { marks, changed: false })))
     }
 
-    /// Judges what a peer shows when it is met, and remembers its incarnation where it is not stale. A connection of a
-    /// running node shows what the node started with, again and again.
+    /// Judges what a peer shows when it is met, and remembers its incarnation where it is not stale. A running node
+    /// shows what it started with, again and again.
     ///
     /// # Errors
     /// [`Stale`].
@@ -79,9 +164,10 @@ impl Marks {
                 return Err(Stale::Incarnation { seen: mark.incarnation, shown: shown.incarnation });
             }
             // Only a new start can have lost anything: a running node acknowledges more than it showed.
+            let begins = shown.phase == Phase::Starting || shown.incarnation > mark.incarnation;
             // No leader has term 0: that is a mark of a node that has acknowledged nothing.
             let lost = mark.term > shown.vote_term || (mark.term == shown.vote_term && mark.index >= shown.end);
-            if shown.incarnation > mark.incarnation && mark.term > Term::new(0) && lost {
+            if begins && mark.term > Term::new(0) && lost {
                 return Err(Stale::Acknowledged { term: mark.term, index: mark.index });
             }
             mark.incarnation = shown.incarnation;
@@ -101,11 +187,14 @@ impl Marks {
     fn change<T>(&self, node: NodeId, change: impl FnOnce(&mut PeerMark) -> T) -> T {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let State { marks, changed } = &mut *state;
-        let unknown = PeerMark { node, incarnation: 0, term: Term::new(0), index: RaftIndex::new(0) };
-        let mark = marks.entry(node).or_insert(unknown);
-        let before = *mark;
-        let answer = change(mark);
-        *changed |= *mark != before;
+        let known = marks.get(&node).copied();
+        let mut mark = known.unwrap_or(PeerMark { node, incarnation: 0, term: Term::new(0), index: RaftIndex::new(0) });
+        let answer = change(&mut mark);
+        // Without certificates anybody may come with any number.
+        if known.is_some() || marks.len() < MAX_NODES {
+            *changed |= known != Some(mark);
+            marks.insert(node, mark);
+        }
         answer
     }
 
@@ -123,45 +212,63 @@ mod tests {
 
     const NODE: NodeId = NodeId::new(2);
 
-    fn shown(incarnation: u64, vote_term: u64, end: u64) -> Shown {
-        Shown { incarnation, vote_term: Term::new(vote_term), end: RaftIndex::new(end) }
+    fn starting(incarnation: u32, vote_term: u64, end: u64) -> Shown {
+        Shown { phase: Phase::Starting, incarnation, vote_term: Term::new(vote_term), end: RaftIndex::new(end) }
     }
 
+    fn running(incarnation: u32, vote_term: u64, end: u64) -> Shown {
+        Shown { phase: Phase::Running, ..starting(incarnation, vote_term, end) }
+    }
+
+    /// Of a node that was let in three times, began the last with 100 entries and acknowledged 50 more.
     fn marks() -> Marks {
         let marks = Marks::default();
-        marks.meet(NODE, &shown(3, 5, 100)).unwrap();
-        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(150));
+        marks.meet(NODE, &running(3, 5, 100)).unwrap();
+        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(149));
         marks
     }
 
     #[test]
-    fn a_disk_that_started_less_often_is_stale() {
-        let seen = Stale::Incarnation { seen: 3, shown: 1 };
-        assert_eq!(marks().meet(NODE, &shown(1, 0, 0)), Err(seen), "wiped");
+    fn a_wiped_disk_is_stale_however_often_it_is_started() {
+        let marks = marks();
+        for _ in 0..5 {
+            // Nobody lets it in, so it counts nothing.
+            let judged = marks.meet(NODE, &starting(0, 0, 1));
+            assert_eq!(judged, Err(Stale::Incarnation { seen: 3, shown: 0 }));
+        }
+        // The node itself is not to blame, say for a disk that was not mounted.
+        assert_eq!(marks.meet(NODE, &starting(3, 5, 150)), Ok(()));
     }
 
     #[test]
-    fn a_copy_that_was_started_again_is_stale_where_it_lacks_what_was_acknowledged() {
-        let lacks = Err(Stale::Acknowledged { term: Term::new(5), index: RaftIndex::new(150) });
-        assert_eq!(marks().meet(NODE, &shown(4, 5, 120)), lacks);
-        assert_eq!(marks().meet(NODE, &shown(4, 5, 150)), lacks, "its last entry is 149");
-        assert_eq!(marks().meet(NODE, &shown(4, 4, 200)), lacks, "whoever acknowledged in term 5 voted in it");
-        assert_eq!(marks().meet(NODE, &shown(4, 5, 151)), Ok(()));
+    fn a_copy_from_before_the_last_start_is_stale_whatever_it_holds() {
+        let judged = marks().meet(NODE, &starting(2, 9, 1000));
+        assert_eq!(judged, Err(Stale::Incarnation { seen: 3, shown: 2 }));
+    }
+
+    #[test]
+    fn a_copy_of_the_running_node_is_stale_where_it_lacks_what_was_acknowledged() {
+        let lacks = Err(Stale::Acknowledged { term: Term::new(5), index: RaftIndex::new(149) });
+        assert_eq!(marks().meet(NODE, &starting(3, 5, 120)), lacks);
+        assert_eq!(marks().meet(NODE, &starting(3, 5, 149)), lacks, "its last entry is 148");
+        assert_eq!(marks().meet(NODE, &starting(3, 4, 200)), lacks, "whoever acknowledged in term 5 voted in it");
+        assert_eq!(marks().meet(NODE, &running(4, 5, 120)), lacks, "somebody else let it in");
+        assert_eq!(marks().meet(NODE, &starting(3, 5, 150)), Ok(()));
     }
 
     #[test]
     fn a_new_node_is_not_stale() {
-        assert_eq!(Marks::default().meet(NODE, &shown(1, 0, 0)), Ok(()));
+        assert_eq!(Marks::default().meet(NODE, &starting(0, 0, 0)), Ok(()));
     }
 
     #[test]
     fn what_a_later_leader_truncated_is_not_stale() {
-        assert_eq!(marks().meet(NODE, &shown(4, 6, 120)), Ok(()));
+        assert_eq!(marks().meet(NODE, &starting(3, 6, 120)), Ok(()));
     }
 
     #[test]
     fn a_running_node_connects_again_with_what_it_started_with() {
-        assert_eq!(marks().meet(NODE, &shown(3, 5, 100)), Ok(()));
+        assert_eq!(marks().meet(NODE, &running(3, 5, 100)), Ok(()));
     }
 
     #[test]
@@ -174,6 +281,16 @@ mod tests {
         assert_eq!(marks.take_changed(), None);
         marks.acknowledged(NODE, Term::new(6), RaftIndex::new(10));
         let after = marks.take_changed().unwrap();
-        assert_eq!((saved[0].index, after[0].index), (RaftIndex::new(150), RaftIndex::new(10)));
+        assert_eq!((saved[0].index, after[0].index), (RaftIndex::new(149), RaftIndex::new(10)));
+    }
+
+    #[test]
+    fn strangers_do_not_fill_the_memory() {
+        let marks = Marks::default();
+        for node in 0..2 * MAX_NODES as u64 {
+            assert_eq!(marks.meet(NodeId::new(node), &running(1, 0, 0)), Ok(()));
+        }
+        assert_eq!(marks.0.lock().unwrap().marks.len(), MAX_NODES);
+        assert_eq!(marks.take_changed().unwrap().len(), MAX_PEERS);
     }
 }

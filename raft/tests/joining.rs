@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peer_fixture::{NoRaft, local, peer};
+use peer_fixture::{NoRaft, local, own, peer};
 use stele_engine::adopt::{NewMember, is_under_way};
 use stele_engine::birth::{CreateOptions, MemberOptions};
 use stele_engine::checkpointing::NodeKeys;
@@ -224,7 +224,7 @@ impl Field {
         let given = Arc::new(Mutex::new(BTreeMap::new()));
         let stop = CancellationToken::new();
         let limits = Limits::default();
-        let factory = PeerFactory::new(local(NEW.get()), Transport::Plain, Arc::new(Tcp), limits, Arc::default());
+        let factory = PeerFactory::new(own(local(NEW.get())), Transport::Plain, Arc::new(Tcp), limits, Arc::default());
         let mut list = Vec::new();
         for (node, (path, manner)) in (1..).zip(donors) {
             let files = SealedFiles::new(Environment::system().disk, LogDirectory::new(*path));
@@ -233,7 +233,7 @@ impl Field {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let at = peer(listener.local_addr().unwrap());
             let served = Served { raft: NoRaft, admission: Arc::new(Unbounded), segments: Arc::new(source) };
-            let server = PeerServer::new(local(node), Transport::Plain, served, limits, Arc::default());
+            let server = PeerServer::new(own(local(node)), Transport::Plain, served, limits, Arc::default());
             tokio::spawn(server.serve(listener, stop.clone()));
             list.push(Donor { node: NodeId::new(node), segments: factory.segments(NodeId::new(node), &at) });
         }

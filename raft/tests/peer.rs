@@ -20,7 +20,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftVote;
-use peer_fixture::{Authority, CLUSTER, LONG, batch, local, no_segments, peer};
+use peer_fixture::{Authority, CLUSTER, LONG, batch, local, no_segments, own, peer};
 use stele_engine::number::{NodeId, RaftIndex, Term};
 use stele_raft::entry::{CommittedLeader, Entry, LogId, Payload, Peer, TypeConfig, Vote, log_id};
 use stele_raft::peer::client::{PIPELINE, PeerClient, PeerFactory};
@@ -150,7 +150,7 @@ impl Serving {
     fn start(listener: impl Listen, transport: Transport, script: Script, admission: Arc<dyn Admission>) -> Self {
         let metrics = Arc::new(PeerMetrics::default());
         let served = Served { raft: script.clone(), admission, segments: no_segments() };
-        let server = PeerServer::new(local(2), transport, served, limits(), Arc::clone(&metrics));
+        let server = PeerServer::new(own(local(2)), transport, served, limits(), Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.serve(listener, stop.clone()));
         Self { metrics, script, stop, task }
@@ -192,7 +192,7 @@ fn option() -> RPCOption {
 }
 
 fn factory(local: Local, transport: Transport, dial: Arc<dyn Dial>) -> PeerFactory {
-    PeerFactory::new(local, transport, dial, limits(), Arc::new(PeerMetrics::default()))
+    PeerFactory::new(own(local), transport, dial, limits(), Arc::new(PeerMetrics::default()))
 }
 
 fn vote(node: u64) -> Vote {
@@ -300,10 +300,12 @@ async fn the_next_address_is_tried_where_nobody_answers() {
 
 /// A hello of node 1 to node 2, as it crosses the wire.
 fn hello(class: u8) -> Vec<u8> {
-    let mut hello = b"\x3b\0\0\0STELPEER\x01\0".to_vec();
+    let mut hello = b"\x50\0\0\0STELPEER\x01\0".to_vec();
     hello.push(class);
     hello.extend(CLUSTER.as_bytes());
     hello.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    // Running, in its third incarnation, with a vote of term 2 and five entries.
+    hello.extend([1, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     hello
 }
 
@@ -359,7 +361,7 @@ async fn a_peer_that_breaks_the_protocol_is_cut_off() {
         (2, b"\0\0\0\0"),
     ];
     for ((class, bytes), broken) in samples.into_iter().zip(1..) {
-        assert_eq!(say(&dial, &[&hello(class)[..], bytes].concat()).await.len(), 23);
+        assert_eq!(say(&dial, &[&hello(class)[..], bytes].concat()).await.len(), 44);
         until(|| serving.metrics.broken() == broken, "a broken connection is counted").await;
     }
     ask(local(1), Transport::Plain, dial, &peer("here")).await.unwrap();
@@ -374,7 +376,7 @@ async fn more_connections_than_may_be_are_closed() {
     for _ in 0..limits().connections {
         let mut socket = dial.open();
         socket.write_all(&hello(2)).await.unwrap();
-        socket.read_exact(&mut [0; 23]).await.unwrap();
+        socket.read_exact(&mut [0; 44]).await.unwrap();
         held.push(socket);
     }
     assert_eq!(say(&dial, b"").await.len(), 0);

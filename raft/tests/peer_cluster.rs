@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, Raft, RaftLogReader, ServerState, SnapshotPolicy};
-use peer_fixture::{Authority, LONG, Machine, batch, local, no_segments, peer};
+use peer_fixture::{Authority, LONG, Machine, batch, local, no_segments, own, peer};
 use stele_engine::birth::{MemberOptions, create_member};
 use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::environment::Environment;
@@ -65,13 +65,13 @@ impl Home {
             enable_leader_restore: Some(false),
             ..Config::default()
         };
-        let (local, limits, metrics) = (local(self.node), Limits::default(), Arc::new(PeerMetrics::default()));
+        let (own, limits, metrics) = (own(local(self.node)), Limits::default(), Arc::new(PeerMetrics::default()));
         let transport = Transport::Tls(self.tls.clone());
-        let network = PeerFactory::new(local, transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
+        let network = PeerFactory::new(own.clone(), transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
         let config = Arc::new(config.validate().unwrap());
         let raft = Raft::new(self.node, config, network, log.clone(), Machine::default()).await.unwrap();
         let served = Served { raft: raft.clone(), admission: Arc::new(Unbounded), segments: no_segments() };
-        let server = PeerServer::new(local, transport, served, limits, Arc::clone(&metrics));
+        let server = PeerServer::new(own, transport, served, limits, Arc::clone(&metrics));
         let listener = TcpListener::bind(self.address).await.unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(listener, stop.clone()));

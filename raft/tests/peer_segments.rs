@@ -7,7 +7,7 @@ mod peer_fixture;
 use std::path::Path;
 use std::sync::Arc;
 
-use peer_fixture::{LONG, NoRaft, local, peer};
+use peer_fixture::{LONG, NoRaft, local, own, peer};
 use stele_engine::birth::CreateOptions;
 use stele_engine::directory::LogDirectory;
 use stele_engine::environment::Environment;
@@ -77,11 +77,11 @@ async fn a_sealed_segment_is_copied_byte_for_byte_and_no_other() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = peer(listener.local_addr().unwrap());
     let served = Served { raft: NoRaft, admission: Arc::new(Unbounded), segments: source };
-    let server = PeerServer::new(local(2), Transport::Plain, served, Limits::default(), Arc::default());
+    let server = PeerServer::new(own(local(2)), Transport::Plain, served, Limits::default(), Arc::default());
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(listener, stop.clone()));
     let metrics = Arc::new(PeerMetrics::default());
-    let factory = PeerFactory::new(local(1), Transport::Plain, Arc::new(Tcp), Limits::default(), metrics);
+    let factory = PeerFactory::new(own(local(1)), Transport::Plain, Arc::new(Tcp), Limits::default(), metrics);
     let client = factory.segments(NodeId::new(2), &at);
 
     let sealed = client.list(SegmentNumber::new(0), LONG).await.unwrap();

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use stele_engine::adopt::NewMember;
 use stele_engine::environment::Environment;
-use stele_engine::number::SiteName;
+use stele_engine::number::{NodeId, RaftIndex, SiteName, Term};
 use stele_proof::policy::{Policy, PolicyTextError};
 use stele_raft::entry::Peer;
 use stele_raft::joining::{CopyError, CopySettings, Donor, copy_segments};
 use stele_raft::peer::client::PeerFactory;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::transport::{Tcp, Transport};
-use stele_raft::peer::{Limits, Local};
+use stele_raft::peer::{Limits, Local, Own};
+use stele_raft::standing::{Marks, Phase, Shown, Standing, Told};
 
 use crate::config::{Config, Join};
 
@@ -29,6 +30,14 @@ pub enum JoinTrouble {
     /// The copy itself.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// The number is that of another node, or of another disk.
+    #[error("node {node} was there before ({told}); numbers are never used twice: join with another one")]
+    UsedBefore {
+        /// The number.
+        node: NodeId,
+        /// What a peer said.
+        told: Told,
+    },
     /// The policy that was given cannot be read.
     #[error("join.policy, {}: {source}", path.display())]
     File {
@@ -60,7 +69,13 @@ pub async fn copy(
     let Some(join) = &config.join else { return Ok(()) };
     let policy = policy(join)?;
     let metrics = Arc::new(PeerMetrics::default());
-    let factory = PeerFactory::new(local, transport, Arc::new(Tcp), Limits::default(), metrics);
+    // No start of it was let in, and there is no log yet. It is not starting either: it asks for segments, and neither
+    // votes nor acknowledges.
+    let (vote_term, end) = (Term::new(0), RaftIndex::new(0));
+    let nothing = Shown { phase: Phase::Running, incarnation: 0, vote_term, end };
+    let standing = Standing::new(nothing, Marks::default());
+    let own = Own { local, standing: standing.clone() };
+    let factory = PeerFactory::new(own, transport, Arc::new(Tcp), Limits::default(), metrics);
     let donor = |(node, address): &(_, String)| {
         let peer = Peer { addresses: vec![address.clone()], ..Peer::default() };
         Donor { node: *node, segments: factory.segments(*node, &peer) }
@@ -70,7 +85,10 @@ pub async fn copy(
     let from = join.peers.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>().join(", ");
     let site = config.site.as_ref().map(SiteName::as_str);
     tracing::info!(node = %local.node, site, from, rate = join.rate, "copying sealed segments");
-    let copied = copy_segments(environment, &config.data_dir, member, donors, &settings).await?;
+    let copied = tokio::select! {
+        copied = copy_segments(environment, &config.data_dir, member, donors, &settings) => copied?,
+        told = standing.wait_told() => return Err(JoinTrouble::UsedBefore { node: local.node, told }),
+    };
     match copied.adopted {
         Some(adopted) => tracing::info!(
             segments = adopted.segments,

@@ -130,6 +130,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             CopyError::Adopt(AdoptError::Log(log)) => log,
             _ => return 1,
         },
+        Some(RunTrouble::Join(JoinTrouble::UsedBefore { .. })) => return 2,
         Some(RunTrouble::Birth(
             BirthTrouble::Begun(_) | BirthTrouble::OtherNode { .. } | BirthTrouble::Keys(KeyTrouble::Other { .. }),
         )) => {

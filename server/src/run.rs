@@ -1,5 +1,8 @@
 //! The process from start to stop.
 //!
+//! A start: the log is opened, peers are listened to and asked whether this node may take part ([`Starting`]); then
+//! consensus begins, clients are served, and whoever started the process is told that it is ready.
+//!
 //! A stop: the health service says so, nothing more is taken in, calls under way are answered (for `limits.drain`),
 //! leadership goes to a voter that is live and has caught up, then consensus ends and the log is closed cleanly.
 
@@ -19,13 +22,15 @@ use stele_engine::error::LogError;
 use stele_engine::local::SealSettings;
 use stele_engine::number::NodeId;
 use stele_proof::TreeSize;
+use stele_raft::gate::LetIn;
 use stele_raft::node::{Node, NodeSettings, StartError};
 use stele_raft::peer::client::PeerFactory;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::segments::SealedFiles;
-use stele_raft::peer::server::{PeerServer, Served};
+use stele_raft::peer::server::{Giver, PeerServer, Served};
 use stele_raft::peer::transport::{PeerTls, Tcp, TlsError, TlsFiles, Transport};
-use stele_raft::peer::{Limits as PeerLimits, Local};
+use stele_raft::peer::{Limits as PeerLimits, Local, Own};
+use stele_raft::starting::Starting;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -129,12 +134,26 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
             () = still_starting() => {}
         }
     }
-    let running = Running::start(&environment, config, start, ready).await?;
+    let waiting = Waiting::start(&environment, config, start).await?;
+    let asked = tokio::select! {
+        asked = waiting.starting.ask(&waiting.network) => asked,
+        _ = terminate.recv() => return waiting.stop().await,
+        _ = interrupt.recv() => return waiting.stop().await,
+    };
+    let let_in = match asked {
+        Ok(let_in) => let_in,
+        Err(error) => {
+            waiting.stop().await?;
+            return Err(error.into());
+        }
+    };
+    let running = Running::start(&environment, config, waiting, let_in, ready).await?;
     tokio::select! {
         reason = stopped(&running.serving.raft) => {
             tracing::error!(%reason, "this node stopped for good");
+            let stale = running.node.stale();
             running.abandon().await;
-            Err(RunTrouble::Stopped(reason))
+            Err(stale.map_or(RunTrouble::Stopped(reason), |stale| StartError::from(stale).into()))
         }
         _ = terminate.recv() => running.stop().await,
         _ = interrupt.recv() => running.stop().await,
@@ -154,6 +173,55 @@ async fn stopped(raft: &Raft) -> String {
     }
 }
 
+/// A node that asks its peers whether it may take part, and answers those that ask the same.
+struct Waiting {
+    local: Local,
+    starting: Starting,
+    network: PeerFactory,
+    giver: Giver<Raft>,
+    client_tls: Option<ServerTlsConfig>,
+    peer_address: SocketAddr,
+    peers: JoinHandle<()>,
+    peers_stop: CancellationToken,
+}
+
+impl Waiting {
+    async fn start(environment: &Environment, config: &Config, start: Start) -> Result<Self, RunTrouble> {
+        let local = Local { cluster: start.cluster, node: start.node };
+        let transport = transport(config, start.node)?;
+        let client_tls = match &config.clients {
+            Security::None => None,
+            Security::Tls(paths) => Some(client_tls(paths)?),
+        };
+        let listener = listen(&config.listen.peer).await?;
+        let peer_address = listener.local_addr()?;
+        // Listened on later, so that clients do not wait for a node that waits itself.
+        drop(listen(&config.listen.client).await?);
+
+        let (opening, path, settings) = (environment.clone(), config.data_dir.clone(), settings(config));
+        let open = move || Starting::open(&opening, &path, settings, &start.begin);
+        let starting = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??;
+        let own = Own { local, standing: starting.standing().clone() };
+        let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
+        let (server, giver) = PeerServer::starting(own.clone(), transport.clone(), limits, Arc::clone(&metrics));
+        let network = PeerFactory::new(own, transport, Arc::new(Tcp), limits, metrics);
+        let peers_stop = CancellationToken::new();
+        let peers = tokio::spawn(server.serve(listener, peers_stop.clone()));
+        Ok(Self { local, starting, network, giver, client_tls, peer_address, peers, peers_stop })
+    }
+
+    /// Gives up; the log is closed cleanly.
+    async fn stop(self) -> Result<(), RunTrouble> {
+        tracing::info!("stopping before this node takes part");
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.peers_stop.cancel();
+        if let Err(error) = self.peers.await {
+            tracing::error!(%error, "the server for peers died");
+        }
+        Ok(self.starting.close()?)
+    }
+}
+
 /// A node with everything beside it.
 struct Running {
     node: Node,
@@ -168,22 +236,14 @@ impl Running {
     async fn start(
         environment: &Environment,
         config: &Config,
-        start: Start,
+        waiting: Waiting,
+        let_in: LetIn,
         ready: Option<&Path>,
     ) -> Result<Self, RunTrouble> {
-        let local = Local { cluster: start.cluster, node: start.node };
-        let transport = transport(config, start.node)?;
-        let client_tls = match &config.clients {
-            Security::None => None,
-            Security::Tls(paths) => Some(client_tls(paths)?),
-        };
-        let (peer_listener, client_listener) =
-            (listen(&config.listen.peer).await?, listen(&config.listen.client).await?);
-        let bound = Bound { peer: peer_listener.local_addr()?, client: client_listener.local_addr()? };
-
-        let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
-        let factory = PeerFactory::new(local, transport.clone(), Arc::new(Tcp), limits, Arc::clone(&metrics));
-        let node = Node::start(environment, &config.data_dir, settings(config), &start.begin, factory).await?;
+        let Waiting { local, starting, network, giver, client_tls, peer_address, peers, peers_stop } = waiting;
+        let client_listener = listen(&config.listen.client).await?;
+        let bound = Bound { peer: peer_address, client: client_listener.local_addr()? };
+        let node = starting.begin(let_in, network).await?;
         let view = View::new(node.replica().clone());
         let stopping = CancellationToken::new();
         let serving = Arc::new(Serving {
@@ -203,13 +263,10 @@ impl Running {
             stopping: stopping.clone(),
         });
 
-        let peers_stop = CancellationToken::new();
         let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
         let files = SealedFiles::new(Arc::clone(&environment.disk), directory);
         let segments = Arc::new(ServedSegments::new(files, LogService(Arc::clone(&serving))));
-        let served = Served { raft: node.raft().clone(), admission: Arc::new(view), segments };
-        let peer_server = PeerServer::new(local, transport, served, limits, metrics);
-        let peers = tokio::spawn(peer_server.serve(peer_listener, peers_stop.clone()));
+        giver.give(Served { raft: node.raft().clone(), admission: Arc::new(view), segments });
 
         let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
         tell_ready(environment, &local, bound, ready)?;

@@ -9,7 +9,7 @@
 //!
 //! Nothing that a copy holds proves it: a copy that was made while the log was written lacks what was
 //! acknowledged after, and one that was opened since has another end. A signed root tells what there was, and
-//! not that nothing followed. The one exception is a copy of the same incarnation with the same newest slot: it
+//! not that nothing followed. The one exception is a copy of the same start with the same newest slot: it
 //! may fill that slot's own group.
 //!
 //! I-REPAIR-3: no log is called whole that may end before what was acknowledged and the copy has.
@@ -101,7 +101,7 @@ impl Ends {
         let clean = self.clean();
         let (Some(own), Some(theirs)) = (&self.state, &other.state) else { return false };
         let marked = clean.is_some() && clean == other.clean();
-        own.incarnation == theirs.incarnation && (marked || (self.newest.is_some() && self.newest == other.newest))
+        own.starts == theirs.starts && (marked || (self.newest.is_some() && self.newest == other.newest))
     }
 
     /// The file in which the log ends, where nobody knows where in it.

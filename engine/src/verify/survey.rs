@@ -183,7 +183,7 @@ fn geometry(
 /// What an empty `segments` directory means: the making of the log was interrupted, or it has lost them.
 fn without_segments(disk: &dyn Disk, directory: &LogDirectory) -> Result<LogError, LogError> {
     match read_hard_state(disk, &directory.hard_state()) {
-        Ok(state) if state.incarnation == 0 => Ok(LogError::NoLog(directory.path().to_owned())),
+        Ok(state) if state.starts == 0 => Ok(LogError::NoLog(directory.path().to_owned())),
         Err(GenerationError::Disk(error)) if error.source.kind() == io::ErrorKind::NotFound => {
             Ok(LogError::NoLog(directory.path().to_owned()))
         }

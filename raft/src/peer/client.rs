@@ -25,7 +25,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use stele_engine::number::{NodeId, SegmentNumber};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber, Term};
 use stele_engine::segment::SegmentFile;
 use stele_proof::TreeSize;
 use tokio::sync::Notify;
@@ -37,8 +37,9 @@ use super::metrics::PeerMetrics;
 use super::segments::{SealedSegment, Vouched};
 use super::transport::{Dial, Transport};
 use super::wire::{Frame, MessageError};
-use super::{Class, Limits, Local};
+use super::{Class, Limits, Own};
 use crate::entry::{CommittedLeader, LogId, Peer, TypeConfig, Vote};
+use crate::standing::Told;
 
 /// Appends that are on their way before the first of them is answered.
 pub const PIPELINE: usize = 8;
@@ -74,6 +75,9 @@ pub enum PeerError {
         /// What it was told.
         sent: Option<LogId>,
     },
+    /// This node takes no part any more.
+    #[error("this node is stale: {0}")]
+    Stale(Told),
     /// The peer cannot do it.
     #[error("node {0}: {1}")]
     Failed(NodeId, Failure),
@@ -149,6 +153,9 @@ impl Route {
     }
 
     async fn take_in_time(self: &Arc<Self>) -> Result<Connection, PeerError> {
+        if let Some(told) = self.dialing.own.standing.told() {
+            return Err(PeerError::Stale(told));
+        }
         let failures = self.lock().failures;
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -224,15 +231,19 @@ pub struct PeerFactory {
 
 impl PeerFactory {
     /// The network of this node. Connections are made later, on the runtime that uses them.
-    pub fn new(
-        local: Local,
-        transport: Transport,
-        dial: Arc<dyn Dial>,
-        limits: Limits,
-        metrics: Arc<PeerMetrics>,
-    ) -> Self {
-        let dialing = Dialing { local, transport, dial, limits, metrics };
+    pub fn new(own: Own, transport: Transport, dial: Arc<dyn Dial>, limits: Limits, metrics: Arc<PeerMetrics>) -> Self {
+        let dialing = Dialing { own, transport, dial, limits, metrics };
         Self { dialing: Arc::new(dialing), routes: Arc::default() }
+    }
+
+    /// Asks a node whether it remembers more of this one than this one shows: where it does, that is known to the
+    /// standing ([`crate::standing::Standing::told`]) before this returns.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: no answer that counts.
+    pub async fn ask(&self, node: NodeId, peer: &Peer) -> Result<(), ConnectError> {
+        let addresses: Vec<String> = peer.peer_addresses().map(str::to_owned).collect();
+        self.dialing.ask(node, &addresses).await
     }
 
     /// Segments of another node.
@@ -411,6 +422,8 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
 
 /// What an append that is on its way said.
 struct Awaited {
+    /// The leader's.
+    term: Term,
     before: Option<LogId>,
     last: Option<LogId>,
 }
@@ -509,7 +522,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
         if self.awaited.is_empty() {
             self.give_up = Instant::now() + self.wait;
         }
-        self.awaited.push_back(Awaited { before: append.prev_log_id, last: last_log_id(&append) });
+        let term = Term::new(append.vote.leader_id.term);
+        self.awaited.push_back(Awaited { term, before: append.prev_log_id, last: last_log_id(&append) });
         self.sending = Some(Request::Append(append).encode());
     }
 
@@ -525,7 +539,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
             Answer::Appended(Err(StreamAppendError::Conflict(conflict))) if Some(conflict) != awaited.before => {
                 Err(PeerError::Mismatch(node))
             }
-            Answer::Appended(appended) => Ok(appended),
+            Answer::Appended(appended) => {
+                if let Ok(Some(matching)) = &appended {
+                    // It answers behind its flush, of its vote for this term, too.
+                    let marks = self.route.dialing.own.standing.marks();
+                    marks.acknowledged(node, awaited.term, RaftIndex::new(matching.index));
+                }
+                Ok(appended)
+            }
             Answer::Failed(failure) => Err(PeerError::Failed(node, failure)),
             _ => Err(PeerError::Mismatch(node)),
         }

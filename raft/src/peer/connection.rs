@@ -11,11 +11,12 @@ use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::hello::{Greeting, Hello, HelloFault, MAX_HELLO_BYTES, Refusal, VERSION};
-use super::message::{max_answer_bytes, max_request_bytes};
+use super::message::{Request, max_answer_bytes, max_request_bytes};
 use super::metrics::{PeerMetrics, Refused};
 use super::transport::{BoxSocket, Dial, Transport};
 use super::wire::{Frame, LENGTH_BYTES, MessageError};
-use super::{Class, Limits, Local};
+use super::{Class, Limits, Own};
+use crate::standing::{Phase, Shown, Stale, Told};
 
 /// A connection whose two ends know each other.
 pub(super) struct Connection {
@@ -155,11 +156,22 @@ pub enum ConnectError {
         /// Why.
         refusal: Refusal,
     },
+    /// It does not take part yet.
+    #[error("node {0} is starting")]
+    Starting(NodeId),
+    /// It is not what it was.
+    #[error("node {node} is stale and was told so: {stale}")]
+    Stale {
+        /// The node that was meant.
+        node: NodeId,
+        /// What is remembered of it here.
+        stale: Stale,
+    },
 }
 
 /// What connecting takes.
 pub(super) struct Dialing {
-    pub(super) local: Local,
+    pub(super) own: Own,
     pub(super) transport: Transport,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) limits: Limits,
@@ -167,32 +179,58 @@ pub(super) struct Dialing {
 }
 
 impl Dialing {
-    /// Connects to a node at the first of its addresses where it answers. Each has an equal share of the time.
+    /// Connects to a running node.
     pub(super) async fn connect(
         &self,
         node: NodeId,
         addresses: &[String],
         class: Class,
     ) -> Result<Connection, ConnectError> {
+        let (connection, shown) = self.meet(node, addresses, class).await?;
+        // What is greeted by a starting node carries no requests: its incarnation is not counted yet.
+        match (self.own.standing.shown().phase, shown.phase) {
+            (Phase::Running, Phase::Running) => Ok(connection),
+            _ => Err(ConnectError::Starting(node)),
+        }
+    }
+
+    /// Asks a node whether it remembers more of this one than this one shows. What it answers is known to
+    /// the standing before this returns.
+    pub(super) async fn ask(&self, node: NodeId, addresses: &[String]) -> Result<(), ConnectError> {
+        let (mut connection, _) = self.meet(node, addresses, Class::Control).await?;
+        if let Err(error) = connection.close().await {
+            tracing::debug!(%error, %node, "a peer that answered was gone before it was left");
+        }
+        Ok(())
+    }
+
+    /// Meets a node at the first of its addresses where it answers. Each has an equal share of the time.
+    async fn meet(
+        &self,
+        node: NodeId,
+        addresses: &[String],
+        class: Class,
+    ) -> Result<(Connection, Shown), ConnectError> {
         let share = self.limits.handshake / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut failure = ConnectError::NoAddress(node);
         for address in addresses {
             let late = |_elapsed| ConnectError::Late { node, address: address.clone() };
-            let connected = timeout(share, self.connect_at(node, address, class)).await.map_err(late);
+            let connected = timeout(share, self.meet_at(node, address, class)).await.map_err(late);
             match connected.and_then(|connected| connected) {
-                Ok(connection) => return Ok(connection),
+                Ok(met) => return Ok(met),
                 Err(error) => failure = error,
             }
         }
         Err(failure)
     }
 
-    async fn connect_at(&self, node: NodeId, address: &str, class: Class) -> Result<Connection, ConnectError> {
+    async fn meet_at(&self, node: NodeId, address: &str, class: Class) -> Result<(Connection, Shown), ConnectError> {
         let io = |source| ConnectError::Io { node, address: address.to_owned(), source };
         let socket = self.dial.dial(address).await.map_err(io)?;
         let socket = self.transport.secure_outgoing(socket, node).await.map_err(io)?;
         let mut connection = Connection::new(socket, Arc::clone(&self.metrics));
-        let hello = Hello { class, cluster: self.local.cluster, from: self.local.node, to: node };
+        let Own { local, standing } = &self.own;
+        let hello = Hello { class, cluster: local.cluster, from: local.node, to: node, shown: standing.shown() };
         connection.send(hello.encode()).await.map_err(io)?;
         let (mut receiver, _) = connection.halves();
         let frame = receiver.next().await.and_then(|frame| frame.ok_or(io::ErrorKind::UnexpectedEof.into()));
@@ -201,15 +239,26 @@ impl Dialing {
             address: address.to_owned(),
             source,
         })?;
-        greeting.verdict.map_err(|refusal| ConnectError::Refused { node, address: address.to_owned(), refusal })?;
+        let shown = greeting.verdict.map_err(|refusal| {
+            if let Refusal::Stale(stale) = refusal {
+                standing.tell(Told { by: node, stale });
+            }
+            ConnectError::Refused { node, address: address.to_owned(), refusal }
+        })?;
+        if let Err(stale) = standing.marks().meet(node, &shown) {
+            self.metrics.count_refused(Refused::Stale);
+            connection.send(Request::Stale(stale).encode()).await.map_err(io)?;
+            connection.close().await.map_err(io)?;
+            return Err(ConnectError::Stale { node, stale });
+        }
         connection.allow(max_answer_bytes(class));
-        Ok(connection)
+        Ok((connection, shown))
     }
 }
 
 /// What accepting takes.
 pub(super) struct Accepting {
-    pub(super) local: Local,
+    pub(super) own: Own,
     pub(super) transport: Transport,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<PeerMetrics>,
@@ -220,6 +269,16 @@ pub(super) struct Accepted {
     pub(super) connection: Connection,
     pub(super) class: Class,
     pub(super) from: NodeId,
+    pub(super) purpose: Purpose,
+}
+
+/// What comes behind the handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// Requests.
+    Requests,
+    /// Nothing, or what the peer remembers: one of the two is starting.
+    Acquaintance,
 }
 
 impl Accepting {
@@ -245,21 +304,33 @@ impl Accepting {
         let mut connection = Connection::new(socket, Arc::clone(&self.metrics));
         let (mut receiver, _) = connection.halves();
         let Ok(Some(frame)) = receiver.next().await else { return Err(Refused::Garbage) };
+        let Own { local, standing } = &self.own;
         let (refusal, refused) = match Hello::decode(&frame) {
             Err(HelloFault::Garbage) => return Err(Refused::Garbage),
             Err(HelloFault::Version) => (Refusal::Version(VERSION), Refused::Version),
             Err(HelloFault::Class) => (Refusal::Class, Refused::Class),
             Ok(hello) if !identity.is(hello.from) => (Refusal::Certificate, Refused::Certificate),
-            Ok(hello) if hello.cluster != self.local.cluster => (Refusal::Cluster, Refused::Cluster),
-            Ok(hello) if hello.to != self.local.node => (Refusal::Node(self.local.node), Refused::Node),
-            Ok(Hello { class, from, .. }) => {
-                let welcome = Greeting { verdict: Ok(()), node: self.local.node };
-                connection.send(welcome.encode()).await.map_err(|_gone| Refused::Garbage)?;
-                connection.allow(max_request_bytes(class));
-                return Ok(Accepted { connection, class, from });
-            }
+            Ok(hello) if hello.cluster != local.cluster => (Refusal::Cluster, Refused::Cluster),
+            Ok(hello) if hello.to != local.node => (Refusal::Node(local.node), Refused::Node),
+            Ok(Hello { class, from, shown, .. }) => match standing.marks().meet(from, &shown) {
+                Err(stale) => {
+                    tracing::warn!(node = %from, %stale, "a node is stale, and is told so");
+                    (Refusal::Stale(stale), Refused::Stale)
+                }
+                Ok(()) => {
+                    let own = standing.shown();
+                    let welcome = Greeting { verdict: Ok(own), node: local.node };
+                    connection.send(welcome.encode()).await.map_err(|_gone| Refused::Garbage)?;
+                    connection.allow(max_request_bytes(class));
+                    let purpose = match (own.phase, shown.phase) {
+                        (Phase::Running, Phase::Running) => Purpose::Requests,
+                        _ => Purpose::Acquaintance,
+                    };
+                    return Ok(Accepted { connection, class, from, purpose });
+                }
+            },
         };
-        let greeting = Greeting { verdict: Err(refusal), node: self.local.node };
+        let greeting = Greeting { verdict: Err(refusal), node: local.node };
         if connection.send(greeting.encode()).await.is_ok() && connection.close().await.is_err() {
             tracing::debug!("a refused peer was gone before it was told");
         }

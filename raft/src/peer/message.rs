@@ -10,6 +10,7 @@
 //! | 4 | transfer leader | control | 0x84 | transferred |
 //! | 5 | list segments | segments | 0x85 | segments |
 //! | 6 | read segment | segments | 0x86 | bytes |
+//! | 7 | stale | any | | none: the connection ends |
 //! | 9 | vouch | segments | 0x89 | vouched |
 //! | | any | any | 0xff | failed |
 //!
@@ -43,6 +44,7 @@
 //! | transfer leader | vote 17 (the leader's), node 8 (the next), log id 17 (which it must have) |
 //! | list segments | segment 8: the first that is asked for |
 //! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
+//! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
 //! | vouch | tree size 8, at least 1 |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
@@ -70,6 +72,7 @@ use super::segments::{MAX_LIST_BYTES, MAX_NOTE_BYTES, MAX_PROOF_HASHES, MAX_READ
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, decode_membership};
 use crate::raft_log::READ_BYTES;
+use crate::standing::Stale;
 
 /// Most entries of one append.
 pub const MAX_ENTRIES: usize = 1 << 16;
@@ -90,6 +93,7 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const LIST: u8 = 5;
 const READ: u8 = 6;
+const STALE: u8 = 7;
 const VOUCH: u8 = 9;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
@@ -127,6 +131,7 @@ pub(super) enum Request {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     ListSegments { from: SegmentNumber },
     ReadSegment { file: SegmentFile, offset: u64, len: u32 },
+    Stale(Stale),
     Vouch { size: TreeSize },
 }
 
@@ -216,6 +221,11 @@ impl Request {
                 frame.put(&len.to_le_bytes());
                 frame.finish()
             }
+            Self::Stale(stale) => {
+                let mut frame = FrameWriter::of_type(STALE);
+                frame.stale(stale);
+                frame.finish()
+            }
             Self::Vouch { size } => {
                 let mut frame = FrameWriter::of_type(VOUCH);
                 frame.put(&size.get().to_le_bytes());
@@ -243,6 +253,7 @@ impl Request {
             }
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
+            (_, STALE) => Self::Stale(fields.stale()?),
             (Class::Segments, VOUCH) => {
                 let size = fields.u64("size")?;
                 if size == 0 {

@@ -23,11 +23,13 @@ pub enum Refused {
     Node,
     /// The certificate is not that of the node in the hello.
     Certificate,
+    /// More is remembered of the node than it shows; met either way.
+    Stale,
 }
 
 impl Refused {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Full,
         Self::Tls,
         Self::Garbage,
@@ -37,6 +39,7 @@ impl Refused {
         Self::Cluster,
         Self::Node,
         Self::Certificate,
+        Self::Stale,
     ];
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Each connection is one task, owned by [`PeerServer::serve`], which ends when told to and then ends them all. A
 //! connection is closed at the first frame that is no message of its class.
+//!
+//! A node that starts answers who asks what it remembers ([`PeerServer::starting`]); requests are answered once it is
+//! running. A node that was found stale answers none any more.
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::Raft;
 use openraft::base::{BoxFuture, BoxStream};
@@ -17,19 +19,21 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
-use tokio::sync::mpsc;
+use stele_engine::number::NodeId;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Accepted, Accepting, Connection};
+use super::connection::{Accepted, Accepting, Connection, Purpose};
 use super::message::{Answer, Failure, Request, last_log_id};
 use super::metrics::{PeerMetrics, Refused};
 use super::segments::{SegmentSource, SourceError};
 use super::transport::{BoxSocket, Listen, Transport};
 use super::wire::MessageError;
-use super::{Class, Limits, Local};
+use super::{Class, Limits, Own};
 use crate::entry::TypeConfig;
+use crate::standing::{Stale, Told};
 
 /// Appends that were read and are not with openraft yet.
 const READ_AHEAD: usize = 4;
@@ -147,9 +151,8 @@ pub struct PeerServer<R> {
 
 struct Serving<R> {
     accepting: Accepting,
-    raft: R,
-    admission: Arc<dyn Admission>,
-    segments: Arc<dyn SegmentSource>,
+    /// `None` while the node starts.
+    served: watch::Receiver<Option<Arc<Served<R>>>>,
 }
 
 /// What a server answers from.
@@ -162,18 +165,29 @@ pub struct Served<R> {
     pub segments: Arc<dyn SegmentSource>,
 }
 
+/// Gives a server what it answers from, once there is something.
+pub struct Giver<R>(watch::Sender<Option<Arc<Served<R>>>>);
+
+impl<R> Giver<R> {
+    /// From now on requests are answered.
+    pub fn give(self, served: Served<R>) {
+        self.0.send_replace(Some(Arc::new(served)));
+    }
+}
+
 impl<R: RaftHandle> PeerServer<R> {
-    /// A server of this node.
-    pub fn new(
-        local: Local,
-        transport: Transport,
-        served: Served<R>,
-        limits: Limits,
-        metrics: Arc<PeerMetrics>,
-    ) -> Self {
-        let Served { raft, admission, segments } = served;
-        let accepting = Accepting { local, transport, limits, metrics };
-        Self { serving: Arc::new(Serving { accepting, raft, admission, segments }) }
+    /// A server of a running node.
+    pub fn new(own: Own, transport: Transport, served: Served<R>, limits: Limits, metrics: Arc<PeerMetrics>) -> Self {
+        let (server, giver) = Self::starting(own, transport, limits, metrics);
+        giver.give(served);
+        server
+    }
+
+    /// A server of a node that starts, and the way to give it what it answers from.
+    pub fn starting(own: Own, transport: Transport, limits: Limits, metrics: Arc<PeerMetrics>) -> (Self, Giver<R>) {
+        let (giver, served) = watch::channel(None);
+        let accepting = Accepting { own, transport, limits, metrics };
+        (Self { serving: Arc::new(Serving { accepting, served }) }, Giver(giver))
     }
 
     /// Serves whoever connects, until told to stop; then every connection is closed.
@@ -221,10 +235,13 @@ impl<R: RaftHandle> PeerServer<R> {
 
 impl<R: RaftHandle> Serving<R> {
     async fn serve(&self, socket: BoxSocket) {
-        let Some(Accepted { connection, class, from }) = self.accepting.accept(socket).await else { return };
-        let served = match class {
-            Class::Log => self.serve_log(connection).await,
-            Class::Control | Class::Segments => self.serve_questions(class, connection).await,
+        let Some(Accepted { connection, class, from, purpose }) = self.accepting.accept(socket).await else { return };
+        let served = match (purpose, class) {
+            (Purpose::Acquaintance, _) => self.hear_out(from, class, connection).await,
+            (Purpose::Requests, _) => match self.served().await {
+                Some(served) => Conversation { serving: self, served: &served, from }.hold(class, connection).await,
+                None => Ok(()),
+            },
         };
         if let Err(error) = served {
             self.accepting.metrics.count_broken();
@@ -232,9 +249,55 @@ impl<R: RaftHandle> Serving<R> {
         }
     }
 
+    /// What is answered from; a running node has it in a moment. `None` where the node gave up its start.
+    async fn served(&self) -> Option<Arc<Served<R>>> {
+        let mut served = self.served.clone();
+        let given = served.wait_for(Option::is_some).await;
+        given.ok().and_then(|given| given.clone())
+    }
+
+    /// What a peer says that was greeted while one of the two was starting: nothing, or that this node is stale.
+    async fn hear_out(&self, from: NodeId, class: Class, mut connection: Connection) -> Result<(), Ended> {
+        let (mut receiver, _) = connection.halves();
+        let heard = timeout(self.accepting.limits.handshake, receiver.next()).await;
+        let Ok(Ok(Some(frame))) = heard else { return Ok(()) };
+        match Request::decode(class, frame)? {
+            Request::Stale(stale) => self.accepting.own.standing.tell(Told { by: from, stale }),
+            other => tracing::debug!(?other, node = %from, "a request to a node that is starting"),
+        }
+        Ok(())
+    }
+}
+
+/// A connection on which requests come.
+struct Conversation<'a, R> {
+    serving: &'a Serving<R>,
+    served: &'a Served<R>,
+    from: NodeId,
+}
+
+impl<R: RaftHandle> Conversation<'_, R> {
+    async fn hold(&self, class: Class, connection: Connection) -> Result<(), Ended> {
+        match class {
+            Class::Log => self.serve_log(connection).await,
+            Class::Control | Class::Segments => self.serve_questions(class, connection).await,
+        }
+    }
+
+    /// Sends an answer; that consensus has stopped where this node was found stale meanwhile.
     async fn send(&self, connection: &mut Connection, answer: &Answer) -> Result<(), Ended> {
-        let sent = timeout(self.accepting.limits.write, connection.send(answer.encode())).await;
+        let accepting = &self.serving.accepting;
+        let frame = match accepting.own.standing.told() {
+            None => answer.encode(),
+            Some(_) => Answer::Failed(Failure::Stopped).encode(),
+        };
+        let sent = timeout(accepting.limits.write, connection.send(frame)).await;
         Ok(sent.map_err(|_elapsed| Ended::Unread)??)
+    }
+
+    /// The peer finds this node stale.
+    fn told(&self, stale: Stale) {
+        self.serving.accepting.own.standing.tell(Told { by: self.from, stale });
     }
 
     /// One question after the other.
@@ -242,8 +305,7 @@ impl<R: RaftHandle> Serving<R> {
         loop {
             let (mut receiver, _) = connection.halves();
             let Some(frame) = receiver.next().await? else { return Ok(()) };
-            let answered = self.answer(Request::decode(class, frame)?).await;
-            let answer = match answered {
+            let answer = match self.answer(Request::decode(class, frame)?).await {
                 Err(Ended::Stopped(_)) => Answer::Failed(Failure::Stopped),
                 other => other?,
             };
@@ -255,7 +317,7 @@ impl<R: RaftHandle> Serving<R> {
         Ok(match request {
             Request::Append(heartbeat) => {
                 let (before, last) = (heartbeat.prev_log_id, last_log_id(&heartbeat));
-                let appended = match (self.raft.heartbeat(heartbeat).await?, before) {
+                let appended = match (self.served.raft.heartbeat(heartbeat).await?, before) {
                     (AppendEntriesResponse::Success, _) => Ok(last),
                     (AppendEntriesResponse::PartialSuccess(matching), _) => Ok(matching),
                     (AppendEntriesResponse::Conflict, Some(before)) => Err(StreamAppendError::Conflict(before)),
@@ -266,9 +328,9 @@ impl<R: RaftHandle> Serving<R> {
                 };
                 Answer::Appended(appended)
             }
-            Request::Vote(vote) => Answer::Voted(self.raft.vote(vote).await?),
-            Request::PreVote(vote) => Answer::Voted(self.raft.pre_vote(vote).await?),
-            Request::TransferLeader(transfer) => Answer::Transferred(self.raft.transfer_leader(transfer).await?),
+            Request::Vote(vote) => Answer::Voted(self.served.raft.vote(vote).await?),
+            Request::PreVote(vote) => Answer::Voted(self.served.raft.pre_vote(vote).await?),
+            Request::TransferLeader(transfer) => Answer::Transferred(self.served.raft.transfer_leader(transfer).await?),
             Request::ListSegments { from } => {
                 let list = self.ask_source(move |source| source.list(from)).await?;
                 list.map_or_else(Answer::Failed, Answer::Segments)
@@ -282,6 +344,10 @@ impl<R: RaftHandle> Serving<R> {
                 let vouched = self.ask_source(move |source| source.vouch(size)).await?;
                 vouched.map_or_else(Answer::Failed, Answer::Vouched)
             }
+            Request::Stale(stale) => {
+                self.told(stale);
+                Answer::Failed(Failure::Stopped)
+            }
         })
     }
 
@@ -289,7 +355,7 @@ impl<R: RaftHandle> Serving<R> {
         &self,
         ask: impl FnOnce(&dyn SegmentSource) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<Result<T, Failure>, JoinError> {
-        let source = Arc::clone(&self.segments);
+        let source = Arc::clone(&self.served.segments);
         let asked = tokio::task::spawn_blocking(move || ask(source.as_ref())).await?;
         Ok(asked.map_err(|error| match error {
             SourceError::NotSealed => Failure::NotSealed,
@@ -303,7 +369,7 @@ impl<R: RaftHandle> Serving<R> {
 
     /// Appends, as many as openraft takes, and answers as they come.
     async fn serve_log(&self, mut connection: Connection) -> Result<(), Ended> {
-        let mut appends = Appends::start(&self.raft);
+        let mut appends = Appends::start(&self.served.raft);
         loop {
             let (mut receiver, _) = connection.halves();
             // What waits for room is sent on before more is read (I-PEER-3).
@@ -316,7 +382,7 @@ impl<R: RaftHandle> Serving<R> {
                     if matches!(answer, Answer::Appended(Err(_))) {
                         // openraft answers nothing behind this. What the peer sends when it has the answer is another
                         // stream; where it has sent more already, it closes the connection.
-                        appends = Appends::start(&self.raft);
+                        appends = Appends::start(&self.served.raft);
                     }
                     self.send(&mut connection, &answer).await?;
                     if answer == Answer::Failed(Failure::Stopped) {
@@ -325,19 +391,19 @@ impl<R: RaftHandle> Serving<R> {
                 }
                 frame = receiver.next(), if appends.waiting.is_none() => {
                     let Some(frame) = frame? else { return Ok(()) };
-                    appends.waiting = Some(decode(frame)?);
+                    match Request::decode(Class::Log, frame)? {
+                        Request::Append(append) => appends.waiting = Some(append),
+                        Request::Stale(stale) => {
+                            self.told(stale);
+                            return Ok(());
+                        }
+                        _ => return Err(MessageError::Type(0).into()),
+                    }
                 }
-                () = pass_on(&appends.input, &mut appends.waiting, self.admission.as_ref()),
+                () = pass_on(&appends.input, &mut appends.waiting, self.served.admission.as_ref()),
                     if appends.waiting.is_some() => {}
             }
         }
-    }
-}
-
-fn decode(frame: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
-    match Request::decode(Class::Log, frame)? {
-        Request::Append(append) => Ok(append),
-        _ => Err(MessageError::Type(0)),
     }
 }
 

@@ -9,6 +9,7 @@ use openraft::vote::RaftVote;
 use stele_engine::number::{LIMIT, NodeId, RaftIndex, SegmentNumber, Term};
 
 use crate::entry::{LogId, Vote, log_id};
+use crate::standing::{Phase, Shown, Stale};
 
 /// Bytes of a frame's length, which stands before it.
 pub(super) const LENGTH_BYTES: usize = 4;
@@ -120,6 +121,26 @@ impl FrameWriter {
         self.put(&index.to_le_bytes());
     }
 
+    pub(super) fn shown(&mut self, shown: &Shown) {
+        self.put(&[match shown.phase {
+            Phase::Starting => 0,
+            Phase::Running => 1,
+        }]);
+        self.put(&shown.incarnation.to_le_bytes());
+        self.put(&shown.vote_term.get().to_le_bytes());
+        self.put(&shown.end.get().to_le_bytes());
+    }
+
+    pub(super) fn stale(&mut self, stale: &Stale) {
+        let (kind, first, second) = match *stale {
+            Stale::Incarnation { seen, shown } => (1, u64::from(seen), u64::from(shown)),
+            Stale::Acknowledged { term, index } => (2, term.get(), index.get()),
+        };
+        self.put(&[kind]);
+        self.put(&first.to_le_bytes());
+        self.put(&second.to_le_bytes());
+    }
+
     fn end_small(&mut self) {
         let small = std::mem::take(&mut self.small);
         if self.head.is_none() {
@@ -204,6 +225,24 @@ impl<'a> Fields<'a> {
             (true, ..) => Ok(Some(log_id(Term::new(term), RaftIndex::new(index)))),
             (false, 0, 0) => Ok(None),
             (false, ..) => Err(MessageError::Field("log id")),
+        }
+    }
+
+    pub(super) fn shown(&mut self) -> Result<Shown, MessageError> {
+        let phase = if self.flag("phase")? { Phase::Running } else { Phase::Starting };
+        let incarnation = self.u32()?;
+        let (vote_term, end) = (Term::new(self.u64("vote term")?), RaftIndex::new(self.u64("end")?));
+        Ok(Shown { phase, incarnation, vote_term, end })
+    }
+
+    pub(super) fn stale(&mut self) -> Result<Stale, MessageError> {
+        let kind = self.u8()?;
+        let (first, second) = (self.u64("stale")?, self.u64("stale")?);
+        let incarnation = |number| u32::try_from(number).or(Err(MessageError::Field("incarnation")));
+        match kind {
+            1 => Ok(Stale::Incarnation { seen: incarnation(first)?, shown: incarnation(second)? }),
+            2 => Ok(Stale::Acknowledged { term: Term::new(first), index: RaftIndex::new(second) }),
+            _ => Err(MessageError::Field("stale")),
         }
     }
 

@@ -15,14 +15,15 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use stele_engine::batch::BatchBuilder;
 use stele_engine::frame::EntryKind;
-use stele_engine::number::{NodeId, SegmentNumber, Term};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber, Term};
 use stele_engine::segment::SegmentFile;
 use stele_proof::LeafIndex;
 use stele_proof::record::Salt;
 use stele_raft::entry::{CommittedLeader, LogId, Outcome, Peer, Proposal, StoredMembership, TypeConfig};
 use stele_raft::peer::segments::{SealedSegment, SegmentSource, SourceError};
 use stele_raft::peer::transport::{PeerTls, TlsFiles, node_name};
-use stele_raft::peer::{ClusterId, Local};
+use stele_raft::peer::{ClusterId, Local, Own};
+use stele_raft::standing::{Marks, Phase, Shown, Standing};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId::new([7; 32]);
 /// Longer than anything takes that goes well.
@@ -30,6 +31,13 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) fn local(node: u64) -> Local {
     Local { cluster: CLUSTER, node: NodeId::new(node) }
+}
+
+/// A running node that remembers nobody, in its third incarnation.
+pub(crate) fn own(local: Local) -> Own {
+    let (vote_term, end) = (Term::new(2), RaftIndex::new(5));
+    let shown = Shown { phase: Phase::Running, incarnation: 3, vote_term, end };
+    Own { local, standing: Standing::new(shown, Marks::default()) }
 }
 
 pub(crate) fn peer(address: impl ToString) -> Peer {

@@ -372,7 +372,11 @@ impl Seeds {
             let mut bytes = vec![0; 64 + 32 * usize::from(peers)];
             (bytes[0], bytes[8], bytes[16], bytes[17], bytes[18]) = (7, 2, 1, clean, peers);
             (bytes[24], bytes[32]) = (2, 5);
-            bytes[64..].fill(3);
+            for peer in bytes[64..].as_chunks_mut::<32>().0 {
+                peer.fill(3);
+                peer[12..16].fill(0);
+            }
+            (bytes[19], bytes[20]) = (clean, 4);
             if clean == 1 {
                 bytes[40..64].fill(1);
             }

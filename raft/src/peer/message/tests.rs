@@ -10,10 +10,8 @@ use stele_proof::{LeafIndex, TreeSize};
 
 use super::*;
 use crate::entry::{Membership, Peer, Vote, log_id};
-use crate::peer::ClusterId;
 use crate::peer::hello::{Greeting, Hello, HelloFault, Refusal};
 use crate::peer::wire::LENGTH_BYTES;
-use stele_engine::number::NodeId;
 
 const CLASSES: [Class; 3] = [Class::Log, Class::Control, Class::Segments];
 
@@ -125,6 +123,12 @@ fn the_other_requests_are_these_bytes() {
     golden_request(Class::Segments, &Request::Vouch { size: TreeSize::new(258) }, "09 0201000000000000");
     let none = Request::decode(Class::Segments, [&[9][..], &[0; 8]].concat().into());
     assert_eq!(none.unwrap_err(), MessageError::Field("size"), "nobody vouches for nothing");
+    let incarnation = Request::Stale(Stale::Incarnation { seen: 8, shown: 0 });
+    let acknowledged = Request::Stale(Stale::Acknowledged { term: Term::new(3), index: RaftIndex::new(9) });
+    for class in [Class::Log, Class::Control, Class::Segments] {
+        golden_request(class, &incarnation, "07 01 0800000000000000 0000000000000000");
+        golden_request(class, &acknowledged, "07 02 0300000000000000 0900000000000000");
+    }
 }
 
 #[test]
@@ -154,30 +158,6 @@ fn the_answers_are_these_bytes() {
     golden_answer(&Answer::Failed(Failure::NotSealed), "ff02");
     golden_answer(&Answer::Failed(Failure::Unreadable), "ff03");
     golden_answer(&Answer::Failed(Failure::NoCheckpoint), "ff05");
-}
-
-#[test]
-fn a_handshake_is_these_bytes() {
-    let (from, to) = (NodeId::new(1), NodeId::new(2));
-    let hello = Hello { class: Class::Control, cluster: ClusterId::new([0xab; 32]), from, to };
-    let golden = format!("5354454c50454552 0100 02 {} 0100000000000000 0200000000000000", "ab".repeat(32));
-    let bytes = message(hello.encode());
-    assert_eq!(hex(&bytes), golden.replace(' ', ""));
-    assert_eq!(Hello::decode(&bytes), Ok(hello));
-    let verdicts = [
-        Ok(()),
-        Err(Refusal::Version(1)),
-        Err(Refusal::Class),
-        Err(Refusal::Cluster),
-        Err(Refusal::Node(to)),
-        Err(Refusal::Certificate),
-    ];
-    for (verdict, number) in verdicts.into_iter().zip(0..) {
-        let greeting = Greeting { verdict, node: to };
-        let bytes = message(greeting.encode());
-        assert_eq!(hex(&bytes), format!("5354454c5045455201000{number}0200000000000000"));
-        assert_eq!(Greeting::decode(&bytes), Ok(greeting));
-    }
 }
 
 #[test]
@@ -372,6 +352,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         ask().prop_map(Request::PreVote),
         (any_vote(), number(), any_id())
             .prop_map(|(from, to, last)| Request::TransferLeader(TransferLeaderRequest::new(from, to, last))),
+        (any::<u32>(), any::<u32>()).prop_map(|(seen, shown)| Request::Stale(Stale::Incarnation { seen, shown })),
         number().prop_map(|from| Request::ListSegments { from: SegmentNumber::new(from) }),
         (file, number(), 1u32..=1 << 20).prop_map(|(file, offset, len)| Request::ReadSegment { file, offset, len }),
     ]

@@ -1,0 +1,202 @@
+//! A node's start, phase by phase.
+//!
+//! | phase | what | who |
+//! |---|---|---|
+//! | open | the log is recovered, its first entry written where there is none | [`Starting::open`] |
+//! | listen | peers that ask are answered with what is remembered of them | [`PeerServer::starting`] |
+//! | ask | the peers say what they remember of this node | [`Starting::ask`], [`crate::gate`] |
+//! | begin | the start is counted, consensus begins | [`Starting::begin`] |
+//! | serve | requests of peers are answered | [`Giver::give`] |
+//!
+//! A node whose log was found stale stays stale: it says so in its hard state, and does not come past the first phase.
+//!
+//! [`PeerServer::starting`]: crate::peer::server::PeerServer::starting
+//! [`Giver::give`]: crate::peer::server::Giver::give
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use openraft::network::RaftNetworkFactory;
+use stele_engine::environment::Environment;
+use stele_engine::error::{LogError, Poisoned};
+use stele_engine::frame::EntryKind;
+use stele_engine::hard_state::OwnStanding;
+use stele_engine::number::{NodeId, RaftIndex, Term};
+use stele_engine::replica::{Opened, Replica};
+use stele_engine::store::{Entry, OnDurable, SegmentStore};
+use tokio::sync::oneshot;
+
+use crate::entry::{Membership, Peer, TypeConfig, decode_membership};
+use crate::gate::{self, LetIn};
+use crate::node::{Begin, Birth, Node, NodeSettings, StartError};
+use crate::peer::client::PeerFactory;
+use crate::standing::{Marks, Phase, Shown, Standing, Told};
+
+/// A node that must not take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "node {node} must not take part any more: {}. Remove it from the cluster (`stele cluster remove {node}`), then \
+     start it with an empty directory and a number that was never used, and let it in with `stele cluster join`",
+    why(.told.as_ref())
+)]
+pub struct StaleNode {
+    /// Which.
+    pub node: NodeId,
+    /// What a peer said; `None` where one said it before this start.
+    pub told: Option<Told>,
+}
+
+fn why(told: Option<&Told>) -> String {
+    let before = || "a peer remembered more of it than lies in its directory".to_owned();
+    told.map_or_else(before, Told::to_string)
+}
+
+/// A node whose log is open, and that takes no part yet.
+pub struct Starting {
+    environment: Environment,
+    settings: NodeSettings,
+    begin: Begin,
+    opened: Opened,
+    standing: Standing,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+impl Starting {
+    /// Opens the log in `path`, and writes its first entry where there is none.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(
+        environment: &Environment,
+        path: &Path,
+        settings: NodeSettings,
+        begin: &Begin,
+    ) -> Result<Self, StartError> {
+        let opened = Replica::open(environment, path)?;
+        let state = &opened.hard_state;
+        if state.stale {
+            let stale = StaleNode { node: state.node, told: None };
+            opened.replica.close()?;
+            return Err(stale.into());
+        }
+        let store = opened.replica.store();
+        store.set_seal_bytes(settings.seal.bytes);
+        if let Begin::Cluster(birth) = begin {
+            begin_with(store, birth)?;
+        }
+        let shown = Shown {
+            phase: Phase::Starting,
+            incarnation: state.incarnation,
+            vote_term: state.vote.term,
+            end: store.tail().next_index,
+        };
+        let standing = Standing::new(shown, Marks::of(state));
+        let peers = peers(&opened)?;
+        Ok(Self { environment: environment.clone(), settings, begin: begin.clone(), opened, standing, peers })
+    }
+
+    /// What the node shows its peers, and what it remembers of them.
+    pub const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Its copy of the log, in which nothing happens before consensus begins.
+    pub const fn replica(&self) -> &Replica {
+        &self.opened.replica
+    }
+
+    /// Whom it asks: nobody where no other node votes.
+    pub const fn peers(&self) -> &BTreeMap<NodeId, Peer> {
+        &self.peers
+    }
+
+    /// Waits until the peers let the node in. Nothing is lost where the future is dropped.
+    ///
+    /// # Errors
+    /// [`StartError::Stale`]; from then on the directory stays refused.
+    pub async fn ask(&self, network: &PeerFactory) -> Result<LetIn, StartError> {
+        let ask = |node, peer| {
+            let network = network.clone();
+            async move { network.ask(node, &peer).await }
+        };
+        match gate::pass(&self.standing, &self.peers, ask).await {
+            Ok(let_in) => Ok(let_in),
+            Err(told) => {
+                keep_stale(self.opened.replica.store()).await?;
+                Err(StaleNode { node: self.opened.hard_state.node, told: Some(told) }.into())
+            }
+        }
+    }
+
+    /// Counts the start and begins consensus.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn begin<N>(self, LetIn { .. }: LetIn, network: N) -> Result<Node, StartError>
+    where
+        N: RaftNetworkFactory<TypeConfig>,
+        N::Network: openraft::network::NetSnapshot<TypeConfig, SnapshotData = ()>,
+    {
+        let Self { environment, settings, begin, opened, standing, .. } = self;
+        let incarnation = opened.hard_state.incarnation.saturating_add(1);
+        let store = opened.replica.store();
+        durable(|told| store.save_standing(OwnStanding::LetIn(incarnation), told)).await?;
+        // Shown from here on, for it is durable (I-STANDING-3).
+        standing.let_in(incarnation);
+        Node::begin(&environment, settings, &begin, opened, standing, network).await
+    }
+
+    /// Gives the start up; the log is closed cleanly.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn close(self) -> Result<(), LogError> {
+        self.opened.replica.close()
+    }
+}
+
+/// Keeps for ever that this directory is stale.
+pub(crate) async fn keep_stale(store: &SegmentStore) -> Result<(), Poisoned> {
+    durable(|told| store.save_standing(OwnStanding::Stale, told)).await
+}
+
+/// Waits for what is told when it is durable.
+pub(crate) async fn durable(save: impl FnOnce(OnDurable)) -> Result<(), Poisoned> {
+    let (tell, told) = oneshot::channel();
+    // Nobody is told where whoever waits is gone.
+    save(Box::new(move |result| drop(tell.send(result))));
+    told.await.unwrap_or_else(|_gone| Err(Poisoned("the log was closed".into())))
+}
+
+/// The other nodes of the last membership that is applied and of those behind it, where one of them votes.
+fn peers(opened: &Opened) -> Result<BTreeMap<NodeId, Peer>, LogError> {
+    let store = opened.replica.store();
+    let mut memberships: Vec<Membership> = decode_membership(&opened.membership).into_iter().collect();
+    // What is not applied yet lies in unsealed segments.
+    for index in (opened.applied.get()..store.tail().next_index.get()).map(RaftIndex::new) {
+        let entry = store.read_entry(index)?.filter(|entry| entry.kind == EntryKind::Membership);
+        memberships.extend(entry.and_then(|entry| decode_membership(&entry.body)));
+    }
+    let own = opened.hard_state.node.get();
+    if memberships.iter().all(|membership| membership.voter_ids().all(|voter| voter == own)) {
+        return Ok(BTreeMap::new());
+    }
+    let nodes = memberships.iter().flat_map(|membership| membership.nodes()).filter(|(node, _)| **node != own);
+    // Of a node that has moved, the last address counts.
+    Ok(nodes.map(|(node, peer)| (NodeId::new(*node), peer.clone())).collect())
+}
+
+/// Appends the first entry where there is none; else it must be the same.
+fn begin_with(store: &SegmentStore, birth: &Birth) -> Result<(), StartError> {
+    if store.tail().next_index > RaftIndex::new(0) {
+        // One that is sealed cannot be read here, and was compared when its peers were met.
+        let first = store.read_entry(RaftIndex::new(0))?;
+        let same =
+            first.is_none_or(|first| first.kind != EntryKind::Membership || first.body == birth.membership.encode());
+        return if same { Ok(()) } else { Err(StartError::OtherCluster) };
+    }
+    let body = birth.membership.encode().into();
+    let entry = Entry { term: Term::new(0), kind: EntryKind::Membership, body, payload: bytes::Bytes::new() };
+    store.append(entry, None)?;
+    Ok(store.flush().map_err(LogError::from)?)
+}
