@@ -124,7 +124,8 @@ fn joining(
     };
     if !begun {
         match Inventory::take(disk, directory) {
-            Err(LogError::NoLog(_)) => {}
+            // Whether nothing but directories lies there is for the copy to say.
+            Err(LogError::NoLog(_) | LogError::Unfinished(_)) => {}
             Ok(_) => return Ok(None),
             Err(other) => return Err(other.into()),
         }

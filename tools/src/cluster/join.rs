@@ -145,13 +145,13 @@ impl Joining<'_> {
 
     /// What would only be refused later.
     fn check(&self, before: &StatusResponse) -> Result<(), Failure> {
-        let missing = |number: u64| !before.nodes.iter().any(|node| node.node == number);
-        if let Some(old) = self.arguments.replace.filter(|old| missing(*old)) {
-            return Err(Failure::new(Exit::NotFound, anyhow!("--replace {old}: there is no node {old}")));
-        }
         if self.arguments.replace == Some(self.arguments.node) {
             let why = "--replace: a node is replaced by one with another number; numbers are never used twice";
             return Err(Failure::new(Exit::Usage, anyhow!(why)));
+        }
+        let missing = |number: u64| !before.nodes.iter().any(|node| node.node == number);
+        if let Some(old) = self.arguments.replace.filter(|old| missing(*old)) {
+            return Err(Failure::new(Exit::NotFound, anyhow!("--replace {old}: there is no node {old}")));
         }
         if self.connected.description.cluster.is_empty() {
             return Err(anyhow!("the node that answers does not say which cluster it is; it is too old").into());
