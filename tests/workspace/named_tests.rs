@@ -45,13 +45,13 @@ fn row(text: &str) -> Result<Row, String> {
     names.map(row).ok_or_else(|| format!("the third cell names tests, or says `{NONE_YET}` and why: {text}"))
 }
 
-/// The names of all tests in a source: functions behind `#[test]`, with other attributes between.
+/// The names of all tests in a source: functions behind `#[test]` or `#[tokio::test]`, with other attributes between.
 fn tests_in(source: &str) -> BTreeSet<String> {
     let (mut found, mut is_test) = (BTreeSet::new(), false);
     for line in source.lines().map(str::trim) {
-        if line == "#[test]" {
+        if line == "#[test]" || line.starts_with("#[tokio::test") {
             is_test = true;
-        } else if let Some(function) = line.strip_prefix("fn ") {
+        } else if let Some(function) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ") {
             if is_test {
                 found.extend(function.split(['(', '<']).next().map(str::to_owned));
             }
