@@ -31,6 +31,15 @@ use crate::store::read_entry_at;
 /// Free space that making a log takes, with room to spare.
 const BIRTH_BYTES: u64 = 1 << 20;
 
+/// What the ring of a new log's first file says.
+const FIRST_SLOT: Slot = Slot {
+    segment: SegmentNumber::new(0),
+    group: Group::new(0).born(),
+    start: FRAMES_START,
+    end: FRAMES_START,
+    committed: RaftIndex::new(0),
+};
+
 /// What is fixed when a log is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CreateOptions {
@@ -83,27 +92,25 @@ pub fn create_member(environment: &Environment, path: &Path, options: &MemberOpt
     let directory = LogDirectory::new(path);
     let disk = environment.disk.as_ref();
     let _lock = begin(disk, &directory, Keys::Given)?;
-    let state = HardState {
-        vote: Vote { term: Term::new(0), node: NodeId::new(0), committed: false },
-        node: options.node,
-        starts: 0,
-        incarnation: 0,
-        stale: false,
-        clean: None,
-        peers: Vec::new(),
-    };
-    finish(disk, &directory, state, &Inventory::of_new_log(options.frame_align, options.block_height))
+    let inventory = Inventory::of_new_log(options.frame_align, options.block_height);
+    finish(disk, &directory, fresh_state(options.node), &inventory, &FIRST_SLOT)
+}
+
+/// The hard state of a node that has never voted.
+pub(crate) const fn fresh_state(node: NodeId) -> HardState {
+    let vote = Vote { term: Term::new(0), node: NodeId::new(0), committed: false };
+    HardState { vote, node, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() }
 }
 
 /// Whether a log is made together with its keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keys {
+pub(crate) enum Keys {
     Made,
     Given,
 }
 
 /// Makes the directories, where nothing lies there yet, and takes the lock.
-fn begin(disk: &dyn Disk, directory: &LogDirectory, keys: Keys) -> Result<Box<dyn DiskLock>, LogError> {
+pub(crate) fn begin(disk: &dyn Disk, directory: &LogDirectory, keys: Keys) -> Result<Box<dyn DiskLock>, LogError> {
     if !is_vacant(disk, directory, keys)? {
         return Err(occupied(disk, directory)?);
     }
@@ -114,18 +121,18 @@ fn begin(disk: &dyn Disk, directory: &LogDirectory, keys: Keys) -> Result<Box<dy
     if is_vacant(disk, directory, keys)? { Ok(lock) } else { Err(LogError::Exists(directory.path().to_owned())) }
 }
 
-/// Writes what holds a node's state, and the first segment file: without it there is no log.
-fn finish(disk: &dyn Disk, directory: &LogDirectory, state: HardState, log: &Inventory) -> Result<(), LogError> {
+/// Writes what holds a node's state, and the first segment file that will be written, which is born with this slot:
+/// without it there is no log.
+pub(crate) fn finish(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    state: HardState,
+    log: &Inventory,
+    slot: &Slot,
+) -> Result<(), LogError> {
     SigningStateFile::create(disk, &directory.signing_state())?;
     HardStateFile::create(disk, &directory.hard_state(), state)?;
-    let slot = Slot {
-        segment: SegmentNumber::new(0),
-        group: Group::new(0).born(),
-        start: FRAMES_START,
-        end: FRAMES_START,
-        committed: RaftIndex::new(0),
-    };
-    create_segment(disk, directory, log, &slot)
+    create_segment(disk, directory, log, slot)
 }
 
 /// Makes everything but the first entries. The segment file comes last: without it there is no log.
@@ -165,7 +172,7 @@ pub(crate) fn create(
     let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };
     let state =
         HardState { vote, node: options.node, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() };
-    finish(disk, directory, state, &Inventory::of_new_log(options.frame_align, options.block_height))?;
+    finish(disk, directory, state, &Inventory::of_new_log(options.frame_align, options.block_height), &FIRST_SLOT)?;
     let node = Node {
         id: options.node,
         site: options.site.clone(),

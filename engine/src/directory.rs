@@ -104,6 +104,11 @@ impl LogDirectory {
         self.path.join("checkpoint")
     }
 
+    /// Says that segments are being taken over from other nodes ([`crate::adopt`]): there is no log yet.
+    pub fn joining(&self) -> PathBuf {
+        self.path.join("joining")
+    }
+
     /// Damaged files that were replaced; never read again.
     pub fn quarantine(&self) -> PathBuf {
         self.path.join("quarantine")

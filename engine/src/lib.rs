@@ -39,6 +39,7 @@
 //! | [`recent`] | the newest nodes of the tree, in memory |
 //! | [`index`] | finding records by stream, writer, time and hash; derived |
 //! | [`repair`] | restoring damaged files of a log from a copy of it |
+//! | [`adopt`] | taking sealed segments over from other nodes |
 //! | [`scrub`] | reading a log again, slowly, to find what has rotted |
 //! | [`verify`] | checking every byte of a log, offline |
 //! | [`writer`] | the writer: group commit, rolling, truncation |
@@ -48,6 +49,7 @@
 //! | [`entries`] | entries by raft index, from the files |
 //! | [`sink`] | sinks for programs that embed the log |
 
+pub mod adopt;
 pub mod batch;
 pub mod birth;
 pub mod chains;

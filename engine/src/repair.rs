@@ -24,7 +24,7 @@ mod ends;
 mod payloads;
 mod plan;
 mod source;
-mod stage;
+pub(crate) mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

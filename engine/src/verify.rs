@@ -21,7 +21,7 @@
 //! In each segment the first damage is told; then the next segment follows, as far as it is known where it
 //! begins, and chains are taken up again where they are found.
 
-mod files;
+pub(crate) mod files;
 pub(crate) mod flush;
 mod heads;
 mod records;

@@ -32,6 +32,9 @@ pub const MAX_POLICY_LINES: usize = 1024;
 /// The name of the quorum that asks for no witness; nothing else may have it.
 const NONE: &str = "none";
 
+/// When each key cosigned.
+type Times = BTreeMap<(KeyName, KeyId), UnixSeconds>;
+
 /// Whom a reader believes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
@@ -83,6 +86,35 @@ impl Policy {
     ///
     /// [`PolicyError`] says which of these fails.
     pub fn verify_checkpoint(&self, note: &[u8]) -> Result<VerifiedCheckpoint, PolicyError> {
+        let (checkpoint, log_keys, times) = self.verify_signatures(note)?;
+        let cosignatures = self.check_quorum(&times)?;
+        Ok(VerifiedCheckpoint { checkpoint, log_keys, cosignatures })
+    }
+
+    /// As [`Policy::verify_checkpoint`], but whether the witnesses who cosigned meet the quorum is not asked. For
+    /// whoever holds checkpoints of several nodes and knows that each of their trees extends the same one: what one
+    /// checkpoint lacks, [`Policy::is_met_by`] may find in all of them together.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`], but never [`PolicyError::QuorumNotMet`].
+    pub fn read_checkpoint(&self, note: &[u8]) -> Result<CosignedCheckpoint, PolicyError> {
+        let (checkpoint, _, times) = self.verify_signatures(note)?;
+        let cosigned =
+            self.witnesses().filter(|witness| times.contains_key(&(witness.key.name().clone(), witness.key.id())));
+        let witnesses = cosigned.map(|witness| witness.name.clone()).collect();
+        Ok(CosignedCheckpoint { checkpoint, witnesses })
+    }
+
+    /// Whether these witnesses, as the policy calls them, meet the quorum.
+    pub fn is_met_by(&self, witnesses: &BTreeSet<String>) -> bool {
+        let key = |witness: &PolicyWitness| (witness.key.name().clone(), witness.key.id());
+        let present = self.witnesses().filter(|witness| witnesses.contains(&witness.name));
+        self.check_quorum(&present.map(|witness| (key(witness), UnixSeconds::new(0))).collect()).is_ok()
+    }
+
+    /// The checkpoint, the keys of its log that signed, at least one, and the times of all that cosigned.
+    fn verify_signatures(&self, note: &[u8]) -> Result<(Checkpoint, Vec<KeyId>, Times), PolicyError> {
         let note = Note::parse(note)?;
         let checkpoint = Checkpoint::parse(note.text())?;
         let logs = self.logs.iter().map(|log| &log.key);
@@ -92,12 +124,12 @@ impl Policy {
             other => other?,
         };
         let mut log_keys = Vec::new();
-        let mut times = BTreeMap::new();
+        let mut times = Times::new();
         for signature in signatures {
             let key = signature.key();
             match signature.time() {
                 Some(time) => {
-                    times.insert((key.name(), key.id()), time);
+                    times.insert((key.name().clone(), key.id()), time);
                 }
                 None if key.name() == checkpoint.origin.key_name() => log_keys.push(key.id()),
                 None => {}
@@ -106,12 +138,11 @@ impl Policy {
         if log_keys.is_empty() {
             return Err(PolicyError::NoLogSignature { origin: checkpoint.origin });
         }
-        let cosignatures = self.check_quorum(&times)?;
-        Ok(VerifiedCheckpoint { checkpoint, log_keys, cosignatures })
+        Ok((checkpoint, log_keys, times))
     }
 
     /// Evaluates the quorum, given the verified cosignatures, and lists them by witness.
-    fn check_quorum(&self, times: &BTreeMap<(&KeyName, KeyId), UnixSeconds>) -> Result<Vec<WitnessTime>, PolicyError> {
+    fn check_quorum(&self, times: &Times) -> Result<Vec<WitnessTime>, PolicyError> {
         let mut present = Vec::new();
         let mut missing = Vec::new();
         let mut met = Vec::with_capacity(self.nodes.len());
@@ -119,7 +150,7 @@ impl Policy {
             met.push(match node {
                 Node::Witness(witness) => {
                     let name = witness.name.clone();
-                    let time = times.get(&(witness.key.name(), witness.key.id()));
+                    let time = times.get(&(witness.key.name().clone(), witness.key.id()));
                     match time {
                         Some(time) => present.push(WitnessTime { witness: name, time: *time }),
                         None => missing.push(name),
@@ -419,6 +450,25 @@ impl VerifiedCheckpoint {
     /// The witnesses who cosigned, with their times, in the order of the policy.
     pub fn cosignatures(&self) -> &[WitnessTime] {
         &self.cosignatures
+    }
+}
+
+/// A checkpoint whose signatures hold, whoever they are of; see [`Policy::read_checkpoint`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CosignedCheckpoint {
+    checkpoint: Checkpoint,
+    witnesses: Vec<String>,
+}
+
+impl CosignedCheckpoint {
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What the policy calls the witnesses who cosigned, in its order.
+    pub fn witnesses(&self) -> &[String] {
+        &self.witnesses
     }
 }
 

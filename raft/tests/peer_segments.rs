@@ -7,7 +7,7 @@ mod peer_fixture;
 use std::path::Path;
 use std::sync::Arc;
 
-use peer_fixture::{LONG, local, own, peer};
+use peer_fixture::{LONG, NoRaft, local, own, peer};
 use stele_engine::birth::CreateOptions;
 use stele_engine::directory::LogDirectory;
 use stele_engine::environment::Environment;
@@ -24,7 +24,7 @@ use stele_raft::peer::cosign::NoCosigner;
 use stele_raft::peer::message::Failure;
 use stele_raft::peer::metrics::PeerMetrics;
 use stele_raft::peer::segments::{SealedFiles, SegmentSource, SourceError};
-use stele_raft::peer::server::{PeerServer, RaftHandle, Served, Unbounded};
+use stele_raft::peer::server::{PeerServer, Served, Unbounded};
 use stele_raft::peer::transport::{Tcp, Transport};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -126,52 +126,4 @@ fn a_sealed_segment_that_lost_a_part_is_not_offered() {
     let source = SealedFiles::new(Environment::system().disk, LogDirectory::new(&path));
     let listed = source.list(SegmentNumber::new(0));
     assert!(matches!(listed, Err(SourceError::MissingPart(missing)) if missing == number), "{listed:?}");
-}
-
-/// Nobody asks for consensus here.
-#[derive(Clone)]
-struct NoRaft;
-
-mod no_raft {
-    use futures_util::Stream;
-    use openraft::base::BoxStream;
-    use openraft::raft::{
-        AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-        VoteRequest, VoteResponse,
-    };
-    use stele_raft::entry::TypeConfig;
-    use stele_raft::peer::server::Stopped;
-
-    use super::{NoRaft, RaftHandle};
-
-    impl RaftHandle for NoRaft {
-        fn stream_append(
-            &self,
-            _appends: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
-        ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Stopped>> {
-            Box::pin(futures_util::stream::empty())
-        }
-
-        async fn heartbeat(
-            &self,
-            _heartbeat: AppendEntriesRequest<TypeConfig>,
-        ) -> Result<AppendEntriesResponse<TypeConfig>, Stopped> {
-            std::future::pending().await
-        }
-
-        async fn vote(&self, _vote: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Stopped> {
-            std::future::pending().await
-        }
-
-        async fn pre_vote(&self, _vote: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Stopped> {
-            std::future::pending().await
-        }
-
-        async fn transfer_leader(
-            &self,
-            _transfer: TransferLeaderRequest<TypeConfig>,
-        ) -> Result<TransferLeaderResponse<TypeConfig>, Stopped> {
-            std::future::pending().await
-        }
-    }
 }

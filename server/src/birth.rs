@@ -1,7 +1,9 @@
-//! What a new log begins with, made of the configuration: the same first entry at every node.
+//! What a node starts from: its log, or what the configuration says of a cluster that begins (the same first entry at
+//! every node) or that is joined.
 
 use std::path::Path;
 
+use stele_engine::adopt::{NewMember, is_under_way};
 use stele_engine::birth::{MemberOptions, PolicyNode, cluster_policy, create_member};
 use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::environment::Environment;
@@ -31,9 +33,13 @@ pub enum BirthTrouble {
     Keys(#[from] KeyTrouble),
     /// There is no log, and nothing says what to begin with.
     #[error(
-        "there is no log in {0}, and no initial_cluster says how to begin one; give one, or a directory that `stele init` made"
+        "there is no log in {0}, and nothing says how to begin one; give initial_cluster, or join.peers and join.cluster \
+         (`stele cluster join` writes them), or a directory that `stele init` made"
     )]
     Nothing(String),
+    /// Segments were being copied, and nothing says from where.
+    #[error("{0} holds the beginning of a copy; give join.peers and join.cluster again, and it goes on")]
+    Begun(String),
     /// The directory is another node's.
     #[error(
         "{directory} belongs to node {found}, and the configuration says node {asked}; give each node its own data_dir"
@@ -60,6 +66,8 @@ pub struct Start {
     pub cluster: ClusterId,
     /// What the log begins with, where the configuration says it.
     pub begin: Begin,
+    /// There is no log yet: segments are copied first, for this node.
+    pub copy: Option<NewMember>,
 }
 
 /// Makes the directory where there is none.
@@ -69,6 +77,9 @@ pub struct Start {
 pub fn prepare(environment: &Environment, config: &Config) -> Result<Start, BirthTrouble> {
     let directory = LogDirectory::new(&config.data_dir);
     let disk = environment.disk.as_ref();
+    if let Some(start) = joining(environment, config, &directory)? {
+        return Ok(start);
+    }
     let exists = match Inventory::take(disk, &directory) {
         Ok(_) => true,
         Err(LogError::NoLog(_)) => false,
@@ -89,10 +100,41 @@ pub fn prepare(environment: &Environment, config: &Config) -> Result<Start, Birt
         return Err(BirthTrouble::OtherNode { directory, found: node, asked });
     }
     let first = first_entry(environment, &directory).or_else(|| birth.as_ref().map(|birth| birth.membership.encode()));
-    let first = first.ok_or_else(|| BirthTrouble::Nothing(config.data_dir.display().to_string()))?;
+    let cluster = first.map(|first| ClusterId::new(*blake3::hash(&first).as_bytes()));
+    // One that has joined a cluster without a sealed segment has nothing before the leader reaches it.
+    let cluster = cluster.or(config.join.as_ref().map(|join| join.cluster));
+    let cluster = cluster.ok_or_else(|| BirthTrouble::Nothing(config.data_dir.display().to_string()))?;
     // Without a cluster there is a log already, which goes on with what it holds.
     let begin = birth.map_or(Begin::Join, Begin::Cluster);
-    Ok(Start { node, cluster: ClusterId::new(*blake3::hash(&first).as_bytes()), begin })
+    Ok(Start { node, cluster, begin, copy: None })
+}
+
+/// What a node starts from that joins a cluster, or began to.
+fn joining(
+    environment: &Environment,
+    config: &Config,
+    directory: &LogDirectory,
+) -> Result<Option<Start>, BirthTrouble> {
+    let disk = environment.disk.as_ref();
+    let begun = is_under_way(disk, directory).map_err(LogError::from)?;
+    let (Some(join), Some(node), Some(site), Some(origin)) =
+        (&config.join, config.node, &config.site, &config.log.origin)
+    else {
+        return if begun { Err(BirthTrouble::Begun(config.data_dir.display().to_string())) } else { Ok(None) };
+    };
+    if !begun {
+        match Inventory::take(disk, directory) {
+            // Whether nothing but directories lies there is for the copy to say.
+            Err(LogError::NoLog(_) | LogError::Unfinished(_)) => {}
+            Ok(_) => return Ok(None),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    make_or_load(environment, &config.data_dir, (node, site), origin)?;
+    let (block_height, frame_align) = (config.log.block_height, config.log.frame_align);
+    let options = MemberOptions { node, block_height, frame_align };
+    let copy = Some(NewMember { options, cluster: *join.cluster.as_bytes() });
+    Ok(Some(Start { node, cluster: join.cluster, begin: Begin::Join, copy }))
 }
 
 /// The body of the first entry, where it was written; whether it is damaged is for recovery to say.

@@ -16,6 +16,7 @@ use stele_engine::membership::{Membership, Node};
 use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
 use stele_proof::checkpoint::Origin;
 use stele_proof::key::VerifierKey;
+use stele_raft::peer::ClusterId;
 
 use crate::access::Access;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The nodes a new log begins with.
     pub cluster: Option<InitialCluster>,
+    /// The cluster that a new node joins; of no meaning once there is a log.
+    pub join: Option<Join>,
     /// Where others come in.
     pub listen: Listen,
     /// How bytes between nodes are protected.
@@ -84,6 +87,19 @@ pub struct InitialCluster {
     pub token: String,
     /// By ascending number; at least one.
     pub members: Vec<Member>,
+}
+
+/// The cluster that a new node joins.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// Nodes that give segments, and where peers reach them; at least one.
+    pub peers: Vec<(NodeId, String)>,
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Most bytes a second.
+    pub rate: u64,
+    /// A policy from outside.
+    pub policy: Option<PathBuf>,
 }
 
 /// One of them.

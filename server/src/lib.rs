@@ -6,6 +6,8 @@
 //! | [`access`] | who may do what |
 //! | [`keys`] | the node's own keys |
 //! | [`birth`] | what a new log begins with |
+//! | [`joining`] | a new node takes sealed segments from others |
+//! | `donor` | and others from this one |
 //! | [`view`] | the node's copy of the log, for those who answer from it |
 //! | [`reading`] | threads that read records and proofs |
 //! | [`lag`] | how far the others are behind |
@@ -24,6 +26,8 @@ pub mod birth;
 pub mod config;
 pub mod cosigning;
 pub mod counters;
+mod donor;
+pub mod joining;
 pub mod keys;
 pub mod lag;
 mod proving;

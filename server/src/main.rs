@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use stele_engine::adopt::AdoptError;
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
+use stele_raft::joining::CopyError;
 use stele_raft::node::StartError;
 use stele_server::birth::BirthTrouble;
 use stele_server::config::{Config, KEYS, Kind, Loaded, LogFormat, Mistakes, Sources};
+use stele_server::joining::JoinTrouble;
 use stele_server::keys::{KeyTrouble, make_or_load};
 use stele_server::run::{RunTrouble, run};
 use tracing::Level;
@@ -128,7 +131,17 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
     let log = match error.downcast_ref::<RunTrouble>() {
         Some(RunTrouble::Birth(BirthTrouble::Nothing(_))) => return 6,
-        Some(RunTrouble::Birth(BirthTrouble::OtherNode { .. } | BirthTrouble::Keys(KeyTrouble::Other { .. }))) => {
+        Some(RunTrouble::Join(JoinTrouble::Copy(error))) => match error {
+            CopyError::NoDonor { .. } => return 3,
+            CopyError::Unproven { .. } => return 5,
+            CopyError::Adopt(AdoptError::Other { .. }) => return 2,
+            CopyError::Adopt(AdoptError::Log(log)) => log,
+            _ => return 1,
+        },
+        Some(RunTrouble::Join(JoinTrouble::UsedBefore { .. })) => return 2,
+        Some(RunTrouble::Birth(
+            BirthTrouble::Begun(_) | BirthTrouble::OtherNode { .. } | BirthTrouble::Keys(KeyTrouble::Other { .. }),
+        )) => {
             return 2;
         }
         Some(RunTrouble::Birth(BirthTrouble::Log(log)) | RunTrouble::Log(log)) => log,

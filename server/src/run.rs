@@ -21,6 +21,7 @@ use stele_engine::disk::{Mode, replace};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
 use stele_engine::local::SealSettings;
+use stele_engine::number::NodeId;
 use stele_proof::TreeSize;
 use stele_raft::gate::LetIn;
 use stele_raft::node::{Node, NodeSettings, StartError};
@@ -42,6 +43,8 @@ use crate::birth::{BirthTrouble, Start, prepare};
 use crate::config::{Config, Security, TlsPaths};
 use crate::cosigning::{Cosigning, Members, OwnCopy, Parts};
 use crate::counters::Counters;
+use crate::donor::ServedSegments;
+use crate::joining::{self, JoinTrouble};
 use crate::lag::Lately;
 use crate::reading::Readers;
 use crate::service::{ClusterService, LogService, hand_over, heirs};
@@ -58,6 +61,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// How often it is told that a node waits for its peers.
 const TELL_WAITING: Duration = Duration::from_secs(10);
+/// How long systemd gives a start that copies, before it is told again.
+const STARTING: Duration = Duration::from_secs(60);
 /// Bytes of the headers of a call.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -68,6 +73,9 @@ pub enum RunTrouble {
     /// There is nothing to start from.
     #[error(transparent)]
     Birth(#[from] BirthTrouble),
+    /// The node has no copy to start from.
+    #[error(transparent)]
+    Join(#[from] JoinTrouble),
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -119,7 +127,18 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let environment = Environment::system();
-    let start = prepare(&environment, config)?;
+    let mut start = prepare(&environment, config)?;
+    if let Some(member) = start.copy.take() {
+        let local = Local { cluster: start.cluster, node: start.node };
+        let transport = transport(config, start.node)?;
+        tokio::select! {
+            copied = joining::copy(&environment, config, member, (local, transport)) => copied?,
+            // What was installed stays; the next start goes on.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = still_starting() => {}
+        }
+    }
     let waiting = Waiting::start(&environment, config, start).await?;
     let asked = tokio::select! {
         asked = waiting.starting.ask(&waiting.network) => asked,
@@ -176,10 +195,7 @@ struct Waiting {
 impl Waiting {
     async fn start(environment: &Environment, config: &Config, start: Start) -> Result<Self, RunTrouble> {
         let local = Local { cluster: start.cluster, node: start.node };
-        let transport = match &config.peers {
-            Security::None => Transport::Plain,
-            Security::Tls(paths) => Transport::Tls(PeerTls::from_files(start.node, &tls_files(paths))?),
-        };
+        let transport = transport(config, start.node)?;
         let client_tls = match &config.clients {
             Security::None => None,
             Security::Tls(paths) => Some(client_tls(paths)?),
@@ -261,6 +277,7 @@ impl Running {
             lately: Lately::watch(&view, &stopping),
             readers,
             cosigning: Arc::clone(&cosigning),
+            cluster: local.cluster,
             view: view.clone(),
             known: OnceLock::new(),
             environment: environment.clone(),
@@ -273,7 +290,8 @@ impl Running {
         });
 
         let directory = stele_engine::directory::LogDirectory::new(&config.data_dir);
-        let segments = Arc::new(SealedFiles::new(Arc::clone(&environment.disk), directory));
+        let files = SealedFiles::new(Arc::clone(&environment.disk), directory);
+        let segments = Arc::new(ServedSegments::new(files, LogService(Arc::clone(&serving))));
         giver.give(Served { raft: node.raft().clone(), admission: Arc::new(view), segments, cosigner: cosigning });
 
         let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
@@ -322,6 +340,22 @@ impl Running {
         self.peers_stop.cancel();
         close_readers(&self.serving).await;
         self.node.abandon().await;
+    }
+}
+
+/// How bytes to and from peers are protected.
+fn transport(config: &Config, node: NodeId) -> Result<Transport, TlsError> {
+    Ok(match &config.peers {
+        Security::None => Transport::Plain,
+        Security::Tls(paths) => Transport::Tls(PeerTls::from_files(node, &tls_files(paths))?),
+    })
+}
+
+/// Tells systemd again and again that the start takes its time; never ends.
+async fn still_starting() {
+    loop {
+        notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(STARTING.as_micros().try_into().unwrap_or(u32::MAX))]);
+        sleep(STARTING / 3).await;
     }
 }
 

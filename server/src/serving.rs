@@ -17,6 +17,7 @@ use stele_proof::TreeSize;
 use stele_raft::entry::{Peer, TypeConfig};
 use stele_raft::intake::Intake;
 use stele_raft::machine::{Horizon, Machine, Shows};
+use stele_raft::peer::ClusterId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
@@ -38,6 +39,8 @@ pub struct Serving {
     pub raft: Raft,
     /// The way in for records.
     pub intake: Intake,
+    /// Which cluster this is.
+    pub cluster: ClusterId,
     /// The copy of the log.
     pub view: View,
     /// How many records are visible, for those who wait for more.
@@ -100,12 +103,14 @@ impl Serving {
         self.view.visible().ok_or_else(|| self.stopping())
     }
 
-    /// Where clients reach a node.
+    /// Where clients reach a node: as the membership says, but this one with the port that was really given.
     pub fn client_address(&self, node: u64, peer: Option<&Peer>) -> String {
-        if node == *self.raft.node_id() {
-            return self.own_address.clone();
+        let said = peer.and_then(Peer::client_address);
+        match said.filter(|said| node != *self.raft.node_id() || !said.ends_with(":0")) {
+            Some(said) => said.to_owned(),
+            None if node == *self.raft.node_id() => self.own_address.clone(),
+            None => String::new(),
         }
-        peer.and_then(Peer::client_address).unwrap_or_default().to_owned()
     }
 
     /// A node that leads, with its address.

@@ -11,6 +11,7 @@ mod full_disk;
 mod history;
 mod hostile;
 mod index;
+mod join;
 mod kill;
 mod named_tests;
 mod process;

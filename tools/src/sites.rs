@@ -175,6 +175,7 @@ impl Sites {
                 security: config::Security::None,
                 extra: plan.extra,
                 members: &members,
+                joined: None,
             };
             replace(environment.disk.as_ref(), &site.config(), text.to_toml().as_bytes(), Mode::Public)?;
         }

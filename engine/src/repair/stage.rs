@@ -24,14 +24,14 @@ const STEP: u64 = 1 << 20;
 
 /// The log as it will be: files that were built stand in the place of those they replace. Nobody writes,
 /// whoever asks, because the one who looks holds the lock.
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     disk: &'a dyn Disk,
     /// Where what is asked for at a path lies.
-    pub(super) staged: BTreeMap<PathBuf, PathBuf>,
+    pub(crate) staged: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl<'a> View<'a> {
-    pub(super) const fn new(disk: &'a dyn Disk) -> Self {
+    pub(crate) const fn new(disk: &'a dyn Disk) -> Self {
         Self { disk, staged: BTreeMap::new() }
     }
 
@@ -87,14 +87,14 @@ impl Disk for View<'_> {
 pub(super) struct Held(#[expect(dead_code, reason = "given back when dropped")] pub(super) Box<dyn DiskLock>);
 
 /// The path with the ending of what is not finished.
-pub(super) fn temporary(path: &Path) -> PathBuf {
+pub(crate) fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY);
     PathBuf::from(name)
 }
 
 /// Removes a file that may not be there.
-pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     match disk.remove(path) {
         Err(error) if error.source.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -237,7 +237,7 @@ pub(super) fn is_unfinished_copy(name: &str) -> bool {
 }
 
 /// Gives a file that was built its name; what had it is in quarantine.
-pub(super) fn install(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+pub(crate) fn install(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     disk.rename(&temporary(path), path)?;
     path.parent().map_or(Ok(()), |directory| disk.sync_directory(directory))
 }

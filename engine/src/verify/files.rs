@@ -35,7 +35,7 @@ pub(super) fn damage(file: SegmentFile, offset: u64, what: &str) -> Damage {
 ///
 /// # Errors
 /// [`LogError`] of a failed call.
-pub(super) fn check_headers(
+pub(crate) fn check_headers(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,
@@ -56,7 +56,7 @@ pub(super) fn check_headers(
 ///
 /// # Errors
 /// [`LogError`] of a failed call.
-pub(super) fn check_sealed(
+pub(crate) fn check_sealed(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,

@@ -15,6 +15,7 @@ use crate::disk::{Disk, read_small};
 use crate::error::{Damage, LogError};
 use crate::generation::{GenerationError, damaged_pages};
 use crate::hard_state::{self, read_hard_state};
+use crate::membership::Membership;
 use crate::signing_state::{self, SignedHead, read_signed_head};
 
 use super::segments::Audit;
@@ -42,6 +43,8 @@ pub(super) struct Heads<'a> {
     policy_text: Option<Vec<u8>>,
     /// The origin that an accepted checkpoint names, and where.
     origins: Vec<(&'static str, String)>,
+    /// Keys that the policy does not name, and their files: those of a node that joined later are in the membership.
+    unnamed: Vec<(&'static str, VerifierKey)>,
     findings: Vec<Damage>,
     notes: Vec<String>,
     against: CheckedAgainst,
@@ -66,6 +69,7 @@ impl<'a> Heads<'a> {
             policy: None,
             policy_text: None,
             origins: Vec::new(),
+            unnamed: Vec::new(),
             findings: Vec::new(),
             notes: Vec::new(),
             against: CheckedAgainst::Itself,
@@ -169,8 +173,7 @@ impl<'a> Heads<'a> {
             match SigningKey::parse(text.strip_suffix('\n').unwrap_or(text)) {
                 Err(error) => self.find(file, 0, &error.to_string()),
                 Ok(key) if !known.contains(&key.verifier_key()) => {
-                    let (name, id) = (key.verifier_key().name(), key.verifier_key().id());
-                    self.find(file, 0, &format!("the policy does not name the key {name}+{id}"));
+                    self.unnamed.push((file, key.verifier_key().clone()));
                 }
                 Ok(_) => {}
             }
@@ -277,6 +280,15 @@ impl<'a> Heads<'a> {
                     let what = "the last ones are missing; restore them from a copy of the log";
                     self.find(file, 0, &format!("it covers {size} records, and the log has {records}: {what}"));
                 }
+            }
+        }
+        let named =
+            Membership::decode(&audit.membership).map_or_else(|_none| Vec::new(), |membership| membership.nodes);
+        let named: Vec<String> = named.into_iter().flat_map(|node| node.keys).collect();
+        for (file, key) in std::mem::take(&mut self.unnamed) {
+            if !named.contains(&key.to_string()) {
+                let (name, id) = (key.name(), key.id());
+                self.find(file, 0, &format!("neither the policy nor the membership names the key {name}+{id}"));
             }
         }
         if let Some(genesis) = &audit.records.genesis {

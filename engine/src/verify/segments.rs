@@ -42,6 +42,8 @@ pub(super) struct Audit<'a> {
     pub(super) flushed: Flushed,
     pub(super) records: RecordAudit,
     seals: Seals,
+    /// The body of the last membership entry that was read.
+    pub(super) membership: Vec<u8>,
     /// The roots that are asked for, as far as they are known.
     roots: BTreeMap<TreeSize, Option<tree::Hash>>,
     /// Tail and tree behind what has been read.
@@ -111,6 +113,7 @@ impl<'a> Audit<'a> {
             survey,
             flushed,
             seals: Seals::default(),
+            membership: Vec::new(),
             roots: sizes.into_iter().map(|size| (size, None)).collect(),
             walked: SegmentStart { tail, tree: CompactRange::new() },
             stopped: false,
@@ -497,6 +500,9 @@ impl<'a> Audit<'a> {
 
     /// Moves behind what was read.
     fn advance(&mut self, reading: &SegmentReading) -> Result<(), LogError> {
+        if let Some(membership) = &reading.membership {
+            self.membership.clone_from(membership);
+        }
         let sizes = self.walked.tree.size()..=reading.tree.size();
         if self.roots.range(sizes).next().is_some() {
             let tiles = Tiles::decode(reading.tiles.clone(), reading.segment)

@@ -371,3 +371,25 @@ fn groups_nest_as_deep_as_lines_allow() {
     builder.quorum("w").unwrap();
     assert_eq!(builder.finish(), Err(PolicyRuleError::TooLong));
 }
+
+/// All subsets of six witnesses: gathered from checkpoints that each lack the quorum, and cosigning one together.
+#[test]
+fn what_several_checkpoints_have_together_counts_as_if_one_had_it() {
+    let policy = policy(&two_levels());
+    for subset in 0_u8..1 << 6 {
+        let seeds: Vec<u8> = (0..6).filter(|bit| subset >> bit & 1 == 1).map(|bit| 11 + bit).collect();
+        let mut gathered = BTreeSet::new();
+        for seed in &seeds {
+            let read = policy.read_checkpoint(cosigned_by(&[*seed]).as_bytes()).unwrap();
+            assert_eq!(read.checkpoint(), &checkpoint());
+            assert_eq!(read.witnesses(), [format!("w{seed}")]);
+            gathered.extend(read.witnesses().iter().cloned());
+        }
+        let together = policy.verify_checkpoint(cosigned_by(&seeds).as_bytes());
+        assert_eq!(policy.is_met_by(&gathered), together.is_ok(), "{seeds:?}");
+    }
+    assert!(!policy.is_met_by(&BTreeSet::from(["stranger".to_owned()])));
+    let unsigned = Note::new(CHECKPOINT, vec![cosign(&checkpoint(), &witness_key(11), TIME).unwrap()]).unwrap();
+    let refused = policy.read_checkpoint(unsigned.to_string().as_bytes());
+    assert!(matches!(refused, Err(PolicyError::NoLogSignature { .. })), "{refused:?}");
+}

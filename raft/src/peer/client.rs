@@ -27,6 +27,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 use stele_engine::number::{NodeId, RaftIndex, SegmentNumber, Term};
 use stele_engine::segment::SegmentFile;
+use stele_proof::TreeSize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -34,7 +35,7 @@ use super::connection::{ConnectError, Connection, Dialing};
 use super::cosign::{CosignRequest, Cosigned};
 use super::message::{Answer, Failure, Request, fitting, last_log_id};
 use super::metrics::PeerMetrics;
-use super::segments::SealedSegment;
+use super::segments::{SealedSegment, Vouched};
 use super::transport::{Dial, Transport};
 use super::wire::{Frame, MessageError};
 use super::{Class, Limits, Own};
@@ -577,6 +578,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
 }
 
 /// Sealed segments of another node.
+#[derive(Clone)]
 pub struct SegmentClient {
     route: Arc<Route>,
 }
@@ -589,6 +591,17 @@ impl SegmentClient {
     pub async fn list(&self, from: SegmentNumber, wait: Duration) -> Result<Vec<SealedSegment>, PeerError> {
         match self.route.ask(&Request::ListSegments { from }, wait).await? {
             Answer::Segments(segments) if segments.first().is_none_or(|first| first.number >= from) => Ok(segments),
+            _ => Err(PeerError::Mismatch(self.route.peer)),
+        }
+    }
+
+    /// A checkpoint that the node has signed or got, and the proof that its tree extends that of so many records.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn vouch(&self, size: TreeSize, wait: Duration) -> Result<Vouched, PeerError> {
+        match self.route.ask(&Request::Vouch { size }, wait).await? {
+            Answer::Vouched(vouched) => Ok(vouched),
             _ => Err(PeerError::Mismatch(self.route.peer)),
         }
     }

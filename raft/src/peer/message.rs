@@ -12,6 +12,7 @@
 //! | 6 | read segment | segments | 0x86 | bytes |
 //! | 7 | stale | any | | none: the connection ends |
 //! | 8 | cosign | control | 0x88 | cosigned |
+//! | 9 | vouch | segments | 0x89 | vouched |
 //! | | any | any | 0xff | failed |
 //!
 //! Parts of messages:
@@ -49,13 +50,15 @@
 //! | read segment | file 1 (1 frames, 2 payloads, 3 tiles, 4 hashes), segment 8, part 4 (0 but in payloads), offset 8, length 4 (1 to [`MAX_READ_BYTES`]) |
 //! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
 //! | cosign | size 8, root 32, wait 4: milliseconds, at most [`MAX_COSIGN_WAIT`] |
+//! | vouch | tree size 8, at least 1 |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
 //! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
 //! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]) |
-//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign |
+//! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
+//! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign, 5 no checkpoint of so many records |
 //!
 //! Little-endian. Numbers of 64 bits are below 2^62. Signature lines and notes are UTF-8; what they say is not looked at here.
 
@@ -76,7 +79,7 @@ use stele_proof::tree::Hash;
 
 use super::Class;
 use super::cosign::{CosignRequest, Cosigned, MAX_COSIGN_WAIT, MAX_COSIGNED_NOTE_BYTES, MAX_LINES_BYTES};
-use super::segments::{MAX_LIST_BYTES, MAX_READ_BYTES, SealedSegment};
+use super::segments::{MAX_LIST_BYTES, MAX_NOTE_BYTES, MAX_PROOF_HASHES, MAX_READ_BYTES, SealedSegment, Vouched};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, Vote, decode_membership};
 use crate::raft_log::READ_BYTES;
@@ -104,12 +107,14 @@ const LIST: u8 = 5;
 const READ: u8 = 6;
 const STALE: u8 = 7;
 const COSIGN: u8 = 8;
+const VOUCH: u8 = 9;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
 const TRANSFERRED: u8 = 0x84;
 const SEGMENTS: u8 = 0x85;
 const BYTES: u8 = 0x86;
 const COSIGNED: u8 = 0x88;
+const VOUCHED: u8 = 0x89;
 const FAILED: u8 = 0xff;
 
 /// Most bytes of a request on a connection of this class.
@@ -129,6 +134,9 @@ pub(super) const fn max_answer_bytes(class: Class) -> usize {
     }
 }
 
+// What vouches for a copy fits, too.
+const _: () = assert!(4 + MAX_PROOF_HASHES * 32 + MAX_NOTE_BYTES <= MAX_READ_BYTES);
+
 /// What a node asks of another.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
@@ -140,6 +148,7 @@ pub(super) enum Request {
     ReadSegment { file: SegmentFile, offset: u64, len: u32 },
     Stale(Stale),
     Cosign(CosignRequest),
+    Vouch { size: TreeSize },
 }
 
 /// What it is answered.
@@ -151,6 +160,7 @@ pub(super) enum Answer {
     Segments(Vec<SealedSegment>),
     Bytes(Bytes),
     Cosigned(Cosigned),
+    Vouched(Vouched),
     Failed(Failure),
 }
 
@@ -170,6 +180,9 @@ pub enum Failure {
     /// It has no keys that count, or may not use them any more.
     #[error("the node cannot sign")]
     NoSigner,
+    /// It has no signed checkpoint that covers so many records.
+    #[error("the node has no checkpoint of so many records")]
+    NoCheckpoint,
 }
 
 /// The id of the last entry of an append, or of the one before where it has none.
@@ -202,7 +215,11 @@ impl Request {
             Self::Append(append) => of(&append.vote, true),
             Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
             Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
-            Self::ListSegments { .. } | Self::ReadSegment { .. } | Self::Stale(_) | Self::Cosign(_) => true,
+            Self::ListSegments { .. }
+            | Self::ReadSegment { .. }
+            | Self::Stale(_)
+            | Self::Cosign(_)
+            | Self::Vouch { .. } => true,
         }
     }
 
@@ -246,6 +263,11 @@ impl Request {
                 frame.finish()
             }
             Self::Cosign(cosign) => encode_cosign(cosign),
+            Self::Vouch { size } => {
+                let mut frame = FrameWriter::of_type(VOUCH);
+                frame.put(&size.get().to_le_bytes());
+                frame.finish()
+            }
         }
     }
 
@@ -270,6 +292,13 @@ impl Request {
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
             (_, STALE) => Self::Stale(fields.stale()?),
+            (Class::Segments, VOUCH) => {
+                let size = fields.u64("size")?;
+                if size == 0 {
+                    return Err(MessageError::Field("size"));
+                }
+                Self::Vouch { size: TreeSize::new(size) }
+            }
             (_, other) => return Err(MessageError::Type(other)),
         };
         fields.end()?;
@@ -453,6 +482,11 @@ impl Answer {
                 frame.finish()
             }
             Self::Cosigned(cosigned) => encode_cosigned(cosigned),
+            Self::Vouched(vouched) => {
+                let mut frame = FrameWriter::of_type(VOUCHED);
+                vouched.write(&mut frame);
+                frame.finish()
+            }
             Self::Failed(failure) => {
                 let mut frame = FrameWriter::of_type(FAILED);
                 frame.put(&[match failure {
@@ -460,6 +494,7 @@ impl Answer {
                     Failure::NotSealed => 2,
                     Failure::Unreadable => 3,
                     Failure::NoSigner => 4,
+                    Failure::NoCheckpoint => 5,
                 }]);
                 frame.finish()
             }
@@ -486,11 +521,16 @@ impl Answer {
                 return Ok(Self::Bytes(message));
             }
             COSIGNED => return decode_cosigned(fields, &message).map(Self::Cosigned),
+            VOUCHED => {
+                message.advance(1);
+                return Ok(Self::Vouched(Vouched::read(message)?));
+            }
             FAILED => Self::Failed(match fields.u8()? {
                 1 => Failure::Stopped,
                 2 => Failure::NotSealed,
                 3 => Failure::Unreadable,
                 4 => Failure::NoSigner,
+                5 => Failure::NoCheckpoint,
                 _ => return Err(MessageError::Field("failed")),
             }),
             other => return Err(MessageError::Type(other)),

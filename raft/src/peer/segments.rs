@@ -8,6 +8,8 @@ use stele_engine::disk::{Access, Disk, DiskFile, read_up_to};
 use stele_engine::error::LogError;
 use stele_engine::number::SegmentNumber;
 use stele_engine::segment::{PayloadPart, SegmentFile};
+use stele_proof::TreeSize;
+use stele_proof::tree::Hash;
 
 use super::wire::{Fields, FrameWriter, MessageError};
 
@@ -15,6 +17,11 @@ use super::wire::{Fields, FrameWriter, MessageError};
 pub const MAX_READ_BYTES: usize = 1 << 20;
 /// Most bytes of a list; a longer one is asked for in pieces.
 pub const MAX_LIST_BYTES: usize = 1 << 20;
+
+/// Most hashes of a consistency proof: at most two for each level of a tree.
+pub const MAX_PROOF_HASHES: usize = 128;
+/// Most bytes of a signed checkpoint.
+pub const MAX_NOTE_BYTES: usize = 64 << 10;
 
 const COUNT_BYTES: usize = 4;
 const SEGMENT_BYTES: usize = 20;
@@ -72,6 +79,37 @@ impl SealedSegment {
     }
 }
 
+/// What vouches for a copy: a signed checkpoint, and the proof that its tree extends the copied one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vouched {
+    /// The signed note.
+    pub note: Bytes,
+    /// From the size that was asked for to that of the checkpoint.
+    pub proof: Vec<Hash>,
+}
+
+impl Vouched {
+    pub(super) fn write(&self, frame: &mut FrameWriter) {
+        frame.put(&u32::try_from(self.proof.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.proof.iter().for_each(|hash| frame.put(hash.as_bytes()));
+        frame.put_bytes(&self.note);
+    }
+
+    pub(super) fn read(mut message: Bytes) -> Result<Self, MessageError> {
+        let mut fields = Fields::new(&message);
+        let count = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+        if count > MAX_PROOF_HASHES {
+            return Err(MessageError::Field("hash count"));
+        }
+        let proof = (0..count).map(|_| fields.take().map(Hash::new)).collect::<Result<_, _>>()?;
+        let note = message.split_off(message.len() - fields.left());
+        if note.len() > MAX_NOTE_BYTES {
+            return Err(MessageError::Field("note"));
+        }
+        Ok(Self { note, proof })
+    }
+}
+
 /// Why a source gives no segment.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -82,6 +120,9 @@ pub enum SourceError {
     /// A payload part is missing.
     #[error("a payload part of segment {0} is missing")]
     MissingPart(SegmentNumber),
+    /// It has no signed checkpoint that covers so many records.
+    #[error("there is no checkpoint of so many records")]
+    NoCheckpoint,
     /// The file cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -100,6 +141,15 @@ pub trait SegmentSource: Send + Sync + 'static {
     /// # Errors
     /// [`SourceError`].
     fn read(&self, file: SegmentFile, offset: u64, len: usize) -> Result<Bytes, SourceError>;
+
+    /// A signed checkpoint of at least so many records (at least one), and the proof that its tree extends theirs. A
+    /// source that holds no keys has none.
+    ///
+    /// # Errors
+    /// [`SourceError::NoCheckpoint`] and the others.
+    fn vouch(&self, _size: TreeSize) -> Result<Vouched, SourceError> {
+        Err(SourceError::NoCheckpoint)
+    }
 }
 
 /// The sealed segments of a log's directory.

@@ -348,6 +348,10 @@ impl<R: RaftHandle> Conversation<'_, R> {
                 let bytes = self.ask_source(move |source| source.read(file, offset, len)).await?;
                 bytes.map_or_else(Answer::Failed, Answer::Bytes)
             }
+            Request::Vouch { size } => {
+                let vouched = self.ask_source(move |source| source.vouch(size)).await?;
+                vouched.map_or_else(Answer::Failed, Answer::Vouched)
+            }
             Request::Stale(stale) => {
                 self.told(stale);
                 Answer::Failed(Failure::Stopped)
@@ -363,6 +367,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
         let asked = tokio::task::spawn_blocking(move || ask(source.as_ref())).await?;
         Ok(asked.map_err(|error| match error {
             SourceError::NotSealed => Failure::NotSealed,
+            SourceError::NoCheckpoint => Failure::NoCheckpoint,
             error => {
                 tracing::error!(%error, "a peer asked for a segment that cannot be read");
                 Failure::Unreadable

@@ -168,3 +168,51 @@ impl RaftStateMachine<TypeConfig> for Machine {
 pub(crate) fn no_segments() -> Arc<dyn SegmentSource> {
     Arc::new(NoSegments)
 }
+
+/// Nobody asks for consensus here.
+#[derive(Clone)]
+pub(crate) struct NoRaft;
+
+mod no_raft {
+    use futures_util::Stream;
+    use openraft::base::BoxStream;
+    use openraft::raft::{
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+        VoteRequest, VoteResponse,
+    };
+    use stele_raft::entry::TypeConfig;
+    use stele_raft::peer::server::{RaftHandle, Stopped};
+
+    use super::NoRaft;
+
+    impl RaftHandle for NoRaft {
+        fn stream_append(
+            &self,
+            _appends: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+        ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Stopped>> {
+            Box::pin(futures_util::stream::empty())
+        }
+
+        async fn heartbeat(
+            &self,
+            _heartbeat: AppendEntriesRequest<TypeConfig>,
+        ) -> Result<AppendEntriesResponse<TypeConfig>, Stopped> {
+            std::future::pending().await
+        }
+
+        async fn vote(&self, _vote: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Stopped> {
+            std::future::pending().await
+        }
+
+        async fn pre_vote(&self, _vote: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Stopped> {
+            std::future::pending().await
+        }
+
+        async fn transfer_leader(
+            &self,
+            _transfer: TransferLeaderRequest<TypeConfig>,
+        ) -> Result<TransferLeaderResponse<TypeConfig>, Stopped> {
+            std::future::pending().await
+        }
+    }
+}

@@ -11,6 +11,7 @@ use stele_engine::chains::WINDOW;
 use stele_engine::number::{Alignment, BlockHeight, NodeId, SiteName};
 use stele_proof::checkpoint::Origin;
 use stele_proof::key::{KeyKind, VerifierKey};
+use stele_raft::peer::ClusterId;
 use stele_raft::sites::{Topology, check_voters};
 use toml::{Table, Value};
 
@@ -19,7 +20,7 @@ use super::gather::{Gathered, Given};
 use super::keys::{Key, Kind};
 use super::mistake::{Mistake, Mistakes, nearest};
 use super::{
-    Config, InitialCluster, Limits, Listen, LogConfig, LogFormat, Member, RaftTimes, Seal, Security, TlsPaths,
+    Config, InitialCluster, Join, Limits, Listen, LogConfig, LogFormat, Member, RaftTimes, Seal, Security, TlsPaths,
 };
 use crate::access::Access;
 
@@ -104,6 +105,7 @@ impl Checker {
         let cluster = self.cluster(origin.as_ref(), clients.as_ref());
         self.agreement(cluster.as_ref(), node, site.as_ref(), peers.as_ref());
         let access = self.access(clients.as_ref());
+        let join = self.join(peers.as_ref());
         let seal = (
             self.take("seal.after", |text| duration(text, (Duration::from_secs(1), Duration::from_secs(366 * 86_400)))),
             self.take("seal.bytes", |text| bytes(text, (MIB, 1 << 40))),
@@ -126,6 +128,7 @@ impl Checker {
             site,
             log: LogConfig { origin, block_height: block_height?, frame_align: frame_align? },
             cluster,
+            join,
             listen: Listen { peer: listen_peer?, client: listen_client? },
             peers: peers?,
             clients: clients?,
@@ -154,6 +157,46 @@ impl Checker {
                 None
             }
         }
+    }
+
+    /// What a new node joins, where it is said.
+    fn join(&mut self, security: Option<&Security>) -> Option<Join> {
+        let rate = self.take("join.rate", |text| bytes(text, (64 << 10, 1 << 40)));
+        let policy = self.take("join.policy", path);
+        let peers = self.take("join.peers", join_peers);
+        let cluster = self.take("join.cluster", |text| {
+            let id = stele_proof::tree::Hash::from_hex(text).map(|hash| ClusterId::new(*hash.as_bytes()));
+            id.ok_or_else(|| {
+                wrong(format!("`{text}` is no cluster id"), "give the 64 digits that `stele cluster status` prints")
+            })
+        });
+        let there = |name: &str| self.values.contains_key(name);
+        let given = ["join.peers", "join.cluster"].map(there);
+        if given == [false; 2] {
+            return None;
+        }
+        let needed: [(&'static str, &str); 5] = [
+            ("join.peers", "name nodes of the cluster, say [\"1=a.example.com:7071\"]"),
+            ("join.cluster", "`stele cluster status` prints the id of the cluster"),
+            ("node", "give the number under which the cluster knows this node"),
+            ("site", "give the site under which the cluster knows this node"),
+            ("log.origin", "give the name of the log"),
+        ];
+        let missing: Vec<_> = needed.into_iter().filter(|(name, _)| !there(name)).collect();
+        for (name, remedy) in missing {
+            self.mistake(name, wrong("it is missing, and this node is to join a cluster", remedy));
+        }
+        if self.values.contains_key("initial_cluster") {
+            let what = "initial_cluster is given, too: a cluster that begins is not one that is joined";
+            self.mistake("join.peers", wrong(what, "remove one of the two"));
+        }
+        if let (Some(Security::None), Some(peers)) = (security, &peers) {
+            for (node, address) in peers.iter().filter(|(_, address)| !is_loopback(address)) {
+                let what = format!("without TLS, node {node} at {address} could be anybody");
+                self.mistake("insecure_peers", wrong(what, "give [peer_tls]"));
+            }
+        }
+        Some(Join { peers: peers?, cluster: cluster?, rate: rate?, policy })
     }
 
     fn raft(&mut self) -> Option<RaftTimes> {
@@ -394,6 +437,23 @@ impl Checker {
     }
 }
 
+/// `NODE=HOST:PORT`, with commas between.
+fn join_peers(text: &str) -> Result<Vec<(NodeId, String)>, Wrong> {
+    let remedy = "give NODE=HOST:PORT for each, say \"1=a.example.com:7071\"";
+    let mut peers: BTreeMap<NodeId, String> = BTreeMap::new();
+    for each in text.split(',').map(str::trim).filter(|each| !each.is_empty()) {
+        let (number, at) = each.split_once('=').ok_or_else(|| wrong(format!("`{each}` names no node"), remedy))?;
+        let (number, at) = (node(number)?, address(at)?);
+        if peers.insert(number, at).is_some() {
+            return Err(wrong(format!("it names node {number} twice"), remedy));
+        }
+    }
+    if peers.is_empty() {
+        return Err(wrong("it names nobody", remedy));
+    }
+    Ok(peers.into_iter().collect())
+}
+
 /// The log key and the cosigner key of a node.
 fn member_keys(
     table: &Table,
@@ -435,11 +495,15 @@ fn plain_text(kind: Kind, value: &Value) -> Result<String, Wrong> {
         (Kind::Duration, Value::Integer(number)) => {
             Err(wrong(format!("{number} has no unit"), format!("give a text, say \"{number}s\" or \"{number}ms\"")))
         }
+        (Kind::List, Value::Array(values)) if values.iter().all(Value::is_str) => {
+            Ok(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
+        }
         (kind, value) => {
             let expected = match kind {
                 Kind::Number | Kind::Bytes => "a number",
                 Kind::Switch => "true or false",
                 Kind::Path | Kind::Text | Kind::Duration => "a text",
+                Kind::List => "an array of texts",
                 Kind::Cluster => "an array of tables",
             };
             Err(wrong(format!("it is a {} in TOML", value.type_str()), format!("give {expected}")))

@@ -15,6 +15,8 @@ pub enum Kind {
     Bytes,
     /// `true` or `false`.
     Switch,
+    /// An array of texts, or one text with commas.
+    List,
     /// An array of tables.
     Cluster,
 }
@@ -57,7 +59,7 @@ const fn key(
 }
 
 /// All keys.
-pub const KEYS: [Key; 34] = [
+pub const KEYS: [Key; 38] = [
     key("data_dir", "data-dir", Kind::Path, None, "the log's directory at this node"),
     key("node", "node", Kind::Number, None, "the number of this node, never used twice"),
     key("site", "site", Kind::Text, None, "the site (failure domain) of this node"),
@@ -72,6 +74,28 @@ pub const KEYS: [Key; 34] = [
     ),
     key("initial_cluster", "initial-cluster", Kind::Cluster, None, "the nodes a new log begins with, the same at each"),
     key("cluster_token", "cluster-token", Kind::Text, None, "tells clusters with the same nodes apart"),
+    key(
+        "join.peers",
+        "join-peers",
+        Kind::List,
+        None,
+        "nodes of a cluster, as NODE=HOST:PORT, from which a new node takes its copy",
+    ),
+    key(
+        "join.cluster",
+        "join-cluster",
+        Kind::Text,
+        None,
+        "the id of that cluster, as `stele cluster status` prints it",
+    ),
+    key("join.rate", "join-rate", Kind::Bytes, Some("64MiB"), "most bytes a second that are copied, from all together"),
+    key(
+        "join.policy",
+        "join-policy",
+        Kind::Path,
+        None,
+        "what signatures the copy must meet, if not the genesis record's",
+    ),
     key("listen.peer", "listen-peer", Kind::Text, Some("127.0.0.1:7071"), "where other nodes are awaited"),
     key("listen.client", "listen-client", Kind::Text, Some("127.0.0.1:7070"), "where clients are awaited"),
     key("peer_tls.cert", "peer-tls-cert", Kind::Path, None, "this node's certificate for peers, PEM"),

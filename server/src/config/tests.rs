@@ -220,3 +220,46 @@ fn access_is_read_and_each_mistake_in_it_has_its_place() {
         assert!(!found.iter().any(|line| line.contains("secret")), "a token is not shown");
     }
 }
+const JOIN: &str = r#"
+data_dir = "/var/lib/stele"
+node = 4
+site = "d"
+insecure_peers = true
+insecure_clients = true
+log.origin = "example.com/audit"
+"#;
+
+#[test]
+fn a_node_that_joins_says_whom_it_asks_as_an_array_or_as_one_text() {
+    let id = "0f".repeat(32);
+    let array = r#"["2=127.0.0.1:7102", "1=127.0.0.1:7101"]"#;
+    for peers in [array, r#""1=127.0.0.1:7101, 2=127.0.0.1:7102""#] {
+        let file = format!("{JOIN}join.peers = {peers}\njoin.cluster = \"{id}\"\n");
+        let config = load(&file).unwrap().config;
+        let join = config.join.unwrap();
+        assert!(config.cluster.is_none());
+        let peers: Vec<(u64, &str)> = join.peers.iter().map(|(node, at)| (node.get(), at.as_str())).collect();
+        assert_eq!(peers, [(1, "127.0.0.1:7101"), (2, "127.0.0.1:7102")]);
+        assert_eq!(join.cluster.as_bytes(), &[0x0f; 32]);
+        assert_eq!((join.rate, join.policy), (64 << 20, None));
+    }
+}
+
+#[test]
+fn what_a_node_that_joins_lacks_or_says_twice_is_told_at_once() {
+    let told = mistakes("data_dir = \"d\"\ninsecure_peers = true\ninsecure_clients = true\njoin.peers = \"a:1\"\n");
+    for key in ["join.peers", "join.cluster", "node", "site", "log.origin"] {
+        assert!(told.iter().any(|mistake| mistake.starts_with(key)), "{key}: {told:?}");
+    }
+    let id = "0f".repeat(32);
+    let twice = format!("join.peers = \"1=127.0.0.1:1\"\njoin.cluster = \"{id}\"\n{}", three());
+    let told = mistakes(&twice);
+    assert!(told.iter().any(|mistake| mistake.contains("initial_cluster is given, too")), "{told:?}");
+    let far = format!("{JOIN}join.peers = \"1=a.example.com:1,1=b:2\"\njoin.cluster = \"0f\"\njoin.rate = \"1\"\n");
+    let told = mistakes(&far);
+    for word in ["names node 1 twice", "no cluster id", "64.0 KiB"] {
+        assert!(told.iter().any(|mistake| mistake.contains(word)), "{word}: {told:?}");
+    }
+    let far = format!("{JOIN}join.peers = \"1=a.example.com:1\"\njoin.cluster = \"{id}\"\n");
+    assert!(mistakes(&far).iter().any(|mistake| mistake.contains("could be anybody")));
+}

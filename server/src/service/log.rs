@@ -174,6 +174,9 @@ impl log_server::Log for LogService {
             size: self.0.visible()?.size().get(),
             leader: self.0.current_leader(),
             policy: genesis.policy.clone(),
+            cluster: Bytes::copy_from_slice(self.0.cluster.as_bytes()),
+            block_height: genesis.block_height.get().into(),
+            frame_align: genesis.frame_align.get(),
         };
         Ok(Response::new(DescribeResponse { logs: vec![description] }))
     }
@@ -207,7 +210,7 @@ impl LogService {
     }
 
     /// A checkpoint of at least so many records; short of signatures where no quorum of sites gives them in time.
-    async fn checkpoint_of(&self, size: u64) -> Result<Signed, Status> {
+    pub(crate) async fn checkpoint_of(&self, size: u64) -> Result<Signed, Status> {
         if size > self.0.visible()?.size().get() {
             return Err(self.beyond(size - 1));
         }

@@ -99,6 +99,7 @@ pub(super) fn run(
             security: if arguments.insecure { Security::None } else { Security::Certificates(&certificates) },
             extra: "",
             members: &members,
+            joined: None,
         };
         let path = arguments.out.join(format!("node-{}", member.node)).join("steled.toml");
         replace(disk, &path, text.to_toml().as_bytes(), Mode::Public)?;

@@ -49,20 +49,20 @@ const POSITIONS: [&str; 10] =
 const COPIES: [&str; 8] = ["SITE", "NODE", "RECORDS", "SEALED", "AGREED", "DISK FREE", "FLUSH p50 us", "p99 us"];
 
 /// What was found out.
-struct Found {
-    status: StatusResponse,
+pub(super) struct Found {
+    pub(super) status: StatusResponse,
     /// The nodes that answered for themselves.
     answered: BTreeSet<u64>,
 }
 
 pub(super) fn run(arguments: &StatusArguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let found = block_on(async {
+    let (found, cluster) = block_on(async {
         let reach = arguments.remote.reach()?;
         let connected = connect(&reach).await?;
-        collect(&connected, &reach).await
+        Ok((collect(&connected, &reach).await?, cluster_id(&connected)))
     })?;
     if arguments.json {
-        return streams.line(json(&found));
+        return streams.line(json(&found, &cluster));
     }
     let nodes = &found.status.nodes;
     table(POSITIONS, nodes.iter().map(position).collect(), streams)?;
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &StatusArguments, streams: &mut Streams<'_>) -> Res
         let at = if node.client_address.is_empty() { "it has no address" } else { &node.client_address };
         streams.line(format_args!("no answer from node {} ({at}): shown as the others see it", node.node))?;
     }
-    Ok(())
+    streams.line(format_args!("cluster {cluster}"))
 }
 
 fn table<const N: usize>(columns: [&str; N], rows: Vec<[String; N]>, streams: &mut Streams<'_>) -> Result<(), Failure> {
@@ -92,8 +92,13 @@ fn table<const N: usize>(columns: [&str; N], rows: Vec<[String; N]>, streams: &m
     Ok(())
 }
 
+/// The id of the cluster, as configurations name it.
+pub(super) fn cluster_id(connected: &Connected) -> String {
+    connected.description.cluster.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What one node says about all, with what each says about itself.
-async fn collect(connected: &Connected, reach: &Reach) -> Result<Found, Failure> {
+pub(super) async fn collect(connected: &Connected, reach: &Reach) -> Result<Found, Failure> {
     let mut status = connected.client.cluster().status().await.map_err(call)?;
     let mut answered = BTreeSet::from([status.node]);
     // Only the leader knows how far the others are.
@@ -256,7 +261,7 @@ fn copy(node: &NodeStatus) -> [String; 8] {
     ]
 }
 
-fn json(found: &Found) -> serde_json::Value {
+fn json(found: &Found, cluster: &str) -> serde_json::Value {
     let node = |node: &NodeStatus| {
         serde_json::json!({
             "site": node.site, "node": node.node, "role": role(node.role()),
@@ -270,7 +275,7 @@ fn json(found: &Found) -> serde_json::Value {
     };
     let nodes: Vec<serde_json::Value> = found.status.nodes.iter().map(node).collect();
     let leader = found.status.leader.as_ref().map(|leader| leader.node);
-    serde_json::json!({ "asked": found.status.node, "leader": leader, "nodes": nodes })
+    serde_json::json!({ "asked": found.status.node, "leader": leader, "cluster": cluster, "nodes": nodes })
 }
 
 #[cfg(test)]

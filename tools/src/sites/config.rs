@@ -28,6 +28,23 @@ pub enum Security<'a> {
     Certificates(&'a Path),
 }
 
+/// What a node joins.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    /// Nodes that give segments, and where peers reach them: `NODE=HOST:PORT`.
+    pub peers: &'a [String],
+    /// The id of the cluster.
+    pub cluster: &'a str,
+    /// Most bytes a second, with a unit.
+    pub rate: Option<&'a str>,
+    /// A policy from outside.
+    pub policy: Option<&'a Path>,
+    /// Leaves of a block, as a power of two.
+    pub block_height: u32,
+    /// What frames are padded to.
+    pub frame_align: u32,
+}
+
 /// The configuration of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeConfig<'a> {
@@ -39,7 +56,7 @@ pub struct NodeConfig<'a> {
     pub site: &'a str,
     /// The log.
     pub origin: &'a str,
-    /// Tells clusters apart.
+    /// Tells clusters apart that begin.
     pub token: &'a str,
     /// Where it waits for peers.
     pub listen_peer: &'a str,
@@ -49,8 +66,10 @@ pub struct NodeConfig<'a> {
     pub security: Security<'a>,
     /// Lines that are added, all of them top-level.
     pub extra: &'a str,
-    /// All nodes; none for one that will join.
+    /// All nodes; none for one that joins.
     pub members: &'a [Member],
+    /// What it joins.
+    pub joined: Option<Joined<'a>>,
 }
 
 fn text(value: impl Into<String>) -> Value {
@@ -66,8 +85,16 @@ impl NodeConfig<'_> {
         set("data_dir", text(self.data_dir.to_string_lossy()));
         set("node", number(self.node));
         set("site", text(self.site));
-        set("cluster_token", text(self.token));
-        set("log", Value::Table(Table::from_iter([("origin".to_owned(), text(self.origin))])));
+        let mut log = Table::from_iter([("origin".to_owned(), text(self.origin))]);
+        match &self.joined {
+            None => set("cluster_token", text(self.token)),
+            Some(joined) => {
+                log.insert("block_height".to_owned(), Value::Integer(joined.block_height.into()));
+                log.insert("frame_align".to_owned(), Value::Integer(joined.frame_align.into()));
+                set("join", Value::Table(join(joined)));
+            }
+        }
+        set("log", Value::Table(log));
         let listen = [("peer".to_owned(), text(self.listen_peer)), ("client".to_owned(), text(self.listen_client))];
         set("listen", Value::Table(Table::from_iter(listen)));
         match self.security {
@@ -95,6 +122,18 @@ impl NodeConfig<'_> {
         // Before the first table, where keys belong to the file as a whole.
         format!("{}{table}", self.extra)
     }
+}
+
+fn join(joined: &Joined<'_>) -> Table {
+    let peers = Value::Array(joined.peers.iter().map(text).collect());
+    let mut table = Table::from_iter([("peers".to_owned(), peers), ("cluster".to_owned(), text(joined.cluster))]);
+    if let Some(rate) = joined.rate {
+        table.insert("rate".to_owned(), text(rate));
+    }
+    if let Some(policy) = joined.policy {
+        table.insert("policy".to_owned(), text(policy.to_string_lossy()));
+    }
+    table
 }
 
 fn member(member: &Member) -> Value {
@@ -127,6 +166,7 @@ mod tests {
             security: Security::Certificates(Path::new("/certs")),
             extra: "seal.after = \"3s\"\n",
             members: &members,
+            joined: None,
         };
         let table: Table = config.to_toml().parse().unwrap();
         assert_eq!(table["seal"]["after"].as_str(), Some("3s"));

@@ -4,8 +4,9 @@ use openraft::vote::RaftVote;
 use proptest::prelude::*;
 use stele_engine::batch::BatchBuilder;
 use stele_engine::number::{LIMIT, Term};
-use stele_proof::LeafIndex;
 use stele_proof::record::Salt;
+use stele_proof::tree::Hash;
+use stele_proof::{LeafIndex, TreeSize};
 
 use super::*;
 use crate::entry::{Membership, Peer, Vote, log_id};
@@ -119,6 +120,9 @@ fn the_other_requests_are_these_bytes() {
         &Request::ReadSegment { file, offset: 5, len: 1 << 20 },
         "06 02 0600000000000000 02000000 0500000000000000 00001000",
     );
+    golden_request(Class::Segments, &Request::Vouch { size: TreeSize::new(258) }, "09 0201000000000000");
+    let none = Request::decode(Class::Segments, [&[9][..], &[0; 8]].concat().into());
+    assert_eq!(none.unwrap_err(), MessageError::Field("size"), "nobody vouches for nothing");
     let incarnation = Request::Stale(Stale::Incarnation { seen: 8, shown: 0 });
     let acknowledged = Request::Stale(Stale::Acknowledged { term: Term::new(3), index: RaftIndex::new(9) });
     for class in [Class::Log, Class::Control, Class::Segments] {
@@ -151,6 +155,11 @@ fn the_answers_are_these_bytes() {
         "85 01000000 0600000000000000 0201000000000000 02000000 0700000000000000 0800000000000000",
     );
     golden_answer(&Answer::Bytes(Bytes::from_static(b"abc")), "86 616263");
+    let proof = vec![Hash::new([1; 32]), Hash::new([2; 32])];
+    golden_answer(
+        &Answer::Vouched(Vouched { note: Bytes::from_static(b"abc"), proof }),
+        &format!("89 02000000 {} {} 616263", "01".repeat(32), "02".repeat(32)),
+    );
     golden_answer(&Answer::Failed(Failure::Stopped), "ff01");
     golden_answer(&Answer::Failed(Failure::NotSealed), "ff02");
     golden_answer(&Answer::Failed(Failure::Unreadable), "ff03");
@@ -181,6 +190,7 @@ fn signatures_are_text_of_bounded_length() {
     assert!(Request::decode(Class::Control, patient.clone().into()).is_ok());
     patient[41] += 1;
     assert_eq!(Request::decode(Class::Control, patient.into()).unwrap_err(), MessageError::Field("wait"));
+    golden_answer(&Answer::Failed(Failure::NoCheckpoint), "ff05");
 }
 
 #[test]
