@@ -16,7 +16,7 @@ use futures_util::stream::FuturesOrdered;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResponse;
-use openraft::{RaftMetrics, ServerState};
+use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use stele_engine::environment::Clock;
 use stele_engine::frame::EntryKind;
 use stele_engine::intake::{Refusal, Submission};
@@ -44,6 +44,8 @@ const PIPELINE_BYTES: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_millis(8);
 /// A leader whose disk has not finished a flush for so long hands over.
 const HUNG: Duration = Duration::from_secs(2);
+/// How often a leader looks for a change of the voters that another one left half done.
+const FINISH_AGAIN: Duration = Duration::from_secs(2);
 /// How often a leader looks for work that nobody sent: sealing, seal records.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -56,6 +58,25 @@ const ABOUT_TO_LEAD: Refused = Refused::Unavailable("this node is about to lead"
 fn hears_majority(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
     let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
     alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)
+}
+
+/// Finishes a change of the voters that a lost leader left half done: until then the halves of the joint
+/// configuration must both agree to everything.
+async fn finish_change(raft: &Raft) {
+    let voters = {
+        let server = raft.server_metrics();
+        let server = server.borrow_watched();
+        let stored = &server.membership_config;
+        let begun = stored.log_id().as_ref().map(|id| id.leader_id.term);
+        match &stored.membership().get_joint_config()[..] {
+            [_, .., voters] if begun.is_some_and(|begun| begun < server.vote.leader_id.term) => voters.clone(),
+            _ => return,
+        }
+    };
+    tracing::info!(?voters, "finishing the change of the voters that another leader began");
+    if let Err(error) = raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await {
+        tracing::warn!(%error, "the change of the voters is not finished; it is tried again");
+    }
 }
 
 /// The task's tools.
@@ -228,6 +249,14 @@ impl Leading {
             tracing::error!(%refusal, "the genesis record was refused");
             return Ended::Broken;
         }
+        let raft = self.raft.clone();
+        let finishing = async move {
+            loop {
+                finish_change(&raft).await;
+                tokio::time::sleep(FINISH_AGAIN).await;
+            }
+        };
+        let mut finishing = std::pin::pin!(finishing);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -251,6 +280,7 @@ impl Leading {
                     }
                 }
                 () = tokio::time::sleep_until(reign.proposed + PATIENCE), if reign.may_overtake() => {}
+                () = &mut finishing => {}
                 _ = tick.tick() => {
                     self.take_sealed().await;
                     self.hand_over_if_hung(reign).await;

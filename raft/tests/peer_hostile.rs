@@ -110,13 +110,17 @@ impl Target {
 
     async fn connect(&self, class: u8) -> TcpStream {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
-        let mut hello = b"\x3b\0\0\0STELPEER\x01\0".to_vec();
+        let mut hello = b"\x50\0\0\0STELPEER\x01\0".to_vec();
         hello.push(class);
         hello.extend(CLUSTER.as_bytes());
         hello.extend(PEER.to_le_bytes());
         hello.extend(NODE.to_le_bytes());
+        // What it shows: it runs, in its first start, has voted in term 0 and holds nothing.
+        hello.push(1);
+        hello.extend(1_u32.to_le_bytes());
+        hello.extend([0; 16]);
         socket.write_all(&hello).await.unwrap();
-        let mut greeting = [0; 23];
+        let mut greeting = [0; 44];
         timeout(PATIENCE, socket.read_exact(&mut greeting)).await.unwrap().unwrap();
         assert_eq!(greeting[14], 0, "welcome");
         socket

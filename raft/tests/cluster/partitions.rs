@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
 use stele_simulator::random::SplitMix64;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -131,4 +132,50 @@ async fn a_membership_that_changes_during_a_partition_leaves_one_history() {
     assert!(larger.contains(&cluster.leader(PATIENCE).await));
     cluster.stop_all().await;
     cluster.compare(&[writer]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_voters_that_a_lost_leader_began_is_finished_by_the_next() {
+    let mut cluster = start(5).await;
+    let mut writer = Writer::new("w");
+    writer.write(&cluster, 300, PATIENCE).await;
+    let lost = cluster.leader(PATIENCE).await;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != lost).collect();
+    // Two of the three new voters hear nothing of it, so that the joint configuration is not committed.
+    let new: BTreeSet<u64> = others[..3].iter().copied().collect();
+    for deaf in &others[1..3] {
+        cluster.wires.cut(lost, *deaf);
+    }
+    let raft = cluster.node(lost).raft().clone();
+    let change = ChangeMembers::ReplaceAllVoters(new.clone());
+    let asked = tokio::spawn(async move { raft.change_membership(change, true).await });
+    let configs = |id: u64| {
+        let metrics = cluster.node(id).raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
+        membership
+    };
+    wait_until("two others know of the change", || [others[0], others[3]].iter().all(|id| configs(*id).len() == 2))
+        .await;
+    cluster.kill(lost).await;
+    cluster.heal();
+    drop(asked.await);
+    let configs = |id: u64| {
+        let metrics = cluster.node(id).raft().metrics();
+        let membership = metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
+        membership
+    };
+    wait_until("the new voters are the only ones", || new.iter().all(|id| configs(*id) == [new.clone()])).await;
+    writer.write(&cluster, 50, PATIENCE).await;
+    cluster.restart(lost).await;
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}
+
+async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
