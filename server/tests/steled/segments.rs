@@ -16,9 +16,7 @@ fn request() -> SealSegmentRequest {
 #[tokio::test]
 async fn all_copies_end_the_same_segment_where_an_operator_asks_for_it() {
     let mut cluster = Cluster::new(3);
-    for node in 1..=3 {
-        cluster.start(node).await;
-    }
+    cluster.start_all().await;
     let mut writer = Writer::new("w");
     writer.write(&cluster, 20).await;
     // The leader may change on a busy machine; only it ends segments.

@@ -14,9 +14,7 @@ async fn said(cluster: &Cluster, by: usize, of: usize) -> NodeStatus {
 #[tokio::test]
 async fn a_node_tells_its_flushes_and_the_leader_who_is_behind_and_for_how_long() {
     let mut cluster = Cluster::new(3);
-    for node in 1..=3 {
-        cluster.start(node).await;
-    }
+    cluster.start_all().await;
     let mut writer = Writer::new("w");
     writer.write(&cluster, 50).await;
     for node in 1..=3 {
