@@ -9,7 +9,7 @@
 //! holds the seal record of its segment with its digest (I-REPLAY-1: what opening adds up stands on frames, and
 //! on a state file only as far as the frames name it).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use stele_proof::digest_tree::Digest;
 use stele_proof::record::{Record, Salt};
@@ -70,6 +70,17 @@ enum Basis {
     Refuted,
 }
 
+/// Where reading begins.
+#[derive(Clone, Copy)]
+struct Before {
+    /// The state file is that of a segment before this one.
+    state: SegmentNumber,
+    /// The first segment whose start is noted.
+    noted: SegmentNumber,
+    /// As in [`Applied`].
+    unsealed: Option<SegmentNumber>,
+}
+
 /// What the frames read so far add up to.
 pub(crate) struct Applied {
     /// The first segment that was read and not taken from a state file.
@@ -80,8 +91,13 @@ pub(crate) struct Applied {
     pub(crate) keeper: StateKeeper,
     /// The first segment whose start is noted.
     noted: SegmentNumber,
-    /// Where the segments began that have no seal record as far as is known, the open one last, and
-    /// what the log added up to there.
+    /// Of a copy that follows others, the first segment that was not sealed here when it was opened: its seal record
+    /// may be there already.
+    unsealed: Option<SegmentNumber>,
+    /// What seal records say of segments from `unsealed` on.
+    pub(crate) told: BTreeMap<SegmentNumber, SegmentSealed>,
+    /// Where the segments began that have no seal record as far as is known, or are not sealed here, the open one last,
+    /// and what the log added up to there.
     pub(crate) starts: VecDeque<(SegmentStart, StateKeeper)>,
     /// Time of the open segment's first record outside `stele/`.
     pub(crate) aging_since: Option<UnixMillis>,
@@ -97,9 +113,30 @@ impl Applied {
         directory: &LogDirectory,
         inventory: &Inventory,
     ) -> Result<Self, LogError> {
+        Self::begin(disk, directory, inventory, None)
+    }
+
+    /// The same of a copy that follows others: they may have recorded what is not sealed here.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Disk`].
+    pub(crate) fn of_copy_up_to_sealed(
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        inventory: &Inventory,
+    ) -> Result<Self, LogError> {
+        Self::begin(disk, directory, inventory, Some(inventory.sealed))
+    }
+
+    fn begin(
+        disk: &dyn Disk,
+        directory: &LogDirectory,
+        inventory: &Inventory,
+        unsealed: Option<SegmentNumber>,
+    ) -> Result<Self, LogError> {
         // A stop between sealing and the seal record leaves the last sealed segment without one.
         let noted = SegmentNumber::new(inventory.sealed.get().saturating_sub(1));
-        Self::from_before(disk, directory, inventory, inventory.sealed, noted)
+        Self::from_before(disk, directory, inventory, Before { state: inventory.sealed, noted, unsealed })
     }
 
     /// Reads on, up to the end of the log, and again from further back where that is needed.
@@ -125,20 +162,19 @@ impl Applied {
                 Basis::Certain => return Ok(self),
                 Basis::Unconfirmed(_) | Basis::Refuted => recorded.min(self.last_before()),
             };
-            self = Self::from_before(disk, directory, inventory, before, before)?;
+            let unsealed = self.unsealed;
+            self = Self::from_before(disk, directory, inventory, Before { state: before, noted: before, unsealed })?;
         }
     }
 
-    /// From the newest state file of a segment before `before` up to the sealed end; notes where segments
-    /// begin from `noted` on.
+    /// From a state file up to the sealed end.
     fn from_before(
         disk: &dyn Disk,
         directory: &LogDirectory,
         inventory: &Inventory,
-        before: SegmentNumber,
-        noted: SegmentNumber,
+        from: Before,
     ) -> Result<Self, LogError> {
-        let mut before = before;
+        let mut before = from.state;
         loop {
             let state = state::load_newest(disk, directory, before, MAX_CHAINS)?;
             if let Some(state) = &state
@@ -147,7 +183,7 @@ impl Applied {
                 before = SegmentNumber::new(state.tail.segment.get() - 1);
                 continue;
             }
-            let mut applied = Self::behind(inventory, state, noted);
+            let mut applied = Self::behind(inventory, state, from);
             while applied.basis != Basis::Refuted && applied.tail.segment < inventory.sealed {
                 applied.walk_segment(disk, directory, None)?;
             }
@@ -158,7 +194,7 @@ impl Applied {
         }
     }
 
-    fn behind(inventory: &Inventory, state: Option<State>, noted: SegmentNumber) -> Self {
+    fn behind(inventory: &Inventory, state: Option<State>, from: Before) -> Self {
         let (basis, tail, tree, keeper) = match state {
             Some(state) => {
                 let basis = Basis::Unconfirmed(state.digest);
@@ -170,7 +206,9 @@ impl Applied {
             }
         };
         let first = tail.segment;
-        Self { first, basis, tail, tree, keeper, noted, starts: VecDeque::new(), aging_since: None }
+        let Before { noted, unsealed, .. } = from;
+        let (told, starts) = (BTreeMap::new(), VecDeque::new());
+        Self { first, basis, tail, tree, keeper, noted, unsealed, told, starts, aging_since: None }
     }
 
     /// The segment of the state file.
@@ -184,10 +222,11 @@ impl Applied {
         SegmentNumber::new(head.map_or(0, |head| head.seq))
     }
 
-    /// Notes where a segment begins, and forgets those that have their seal record.
+    /// Notes where a segment begins, and forgets those that have their seal record and are sealed.
     fn begin_segment(&mut self) {
         let recorded = self.recorded();
-        self.starts.retain(|(start, _)| start.tail.segment >= recorded);
+        let done = self.unsealed.map_or(recorded, |unsealed| recorded.min(unsealed));
+        self.starts.retain(|(start, _)| start.tail.segment >= done);
         let is_new = self.starts.back().is_none_or(|(start, _)| start.tail.segment < self.tail.segment);
         if is_new && self.tail.segment_is_empty() {
             self.aging_since = None;
@@ -230,24 +269,29 @@ impl Applied {
         body: &[u8],
     ) -> Result<(), LogError> {
         let mut records = Vec::new();
-        let mut told = None;
+        let mut told = Vec::new();
         each_stored(placed, body, &mut |leaf, record, stored| {
             self.tree.append(record.leaf_hash());
             if !record.is_reserved() {
                 self.aging_since.get_or_insert(record.ts_ms());
-            } else if self.seals_basis(record) {
-                told = Some((*record, stored));
+            } else if self.seals_basis(record) || self.seals_unsealed(record) {
+                told.push((*record, stored));
             }
             records.push((leaf, *record));
         })?;
         if let Err((leaf, error)) = self.keeper.chains.advance_frame(records.into_iter()) {
             return self.broken(placed, leaf, error);
         }
-        if let (Some((record, stored)), Basis::Unconfirmed(digest)) = (told, self.basis)
-            && let Some(sealed) = read_seal_record(disk, directory, placed, &record, stored)?
-        {
-            let same = sealed.segment == self.last_before() && sealed.state_digest == Some(digest);
-            self.basis = if same { Basis::Certain } else { Basis::Refuted };
+        for (record, stored) in told {
+            // What cannot be read is damage, which sealing and verifying find.
+            let Some(sealed) = read_seal_record(disk, directory, placed, &record, stored)? else { continue };
+            if let (true, Basis::Unconfirmed(digest)) = (self.seals_basis(&record), self.basis) {
+                let same = sealed.segment == self.last_before() && sealed.state_digest == Some(digest);
+                self.basis = if same { Basis::Certain } else { Basis::Refuted };
+            }
+            if self.seals_unsealed(&record) {
+                self.told.insert(sealed.segment, sealed);
+            }
         }
         Ok(())
     }
@@ -260,6 +304,13 @@ impl Applied {
         }
         self.basis = Basis::Refuted;
         Ok(())
+    }
+
+    /// Whether a record is the seal record of a segment that is not sealed here.
+    fn seals_unsealed(&self, record: &Record<'_>) -> bool {
+        self.unsealed.is_some_and(|unsealed| record.seq() > unsealed.get())
+            && record.stream().escaped() == reserved::SEGMENTS_STREAM
+            && record.writer_id().escaped() == reserved::WRITER
     }
 
     /// Whether a record is the seal record of the state file's segment.

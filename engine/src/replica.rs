@@ -126,7 +126,7 @@ impl Replica {
         let lock = take_lock(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
         let hard_state = read_hard_state(disk, &directory.hard_state())?;
-        let state = Applied::up_to_sealed(disk, &directory, &inventory)?;
+        let state = Applied::of_copy_up_to_sealed(disk, &directory, &inventory)?;
         let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
         remove_temporaries(disk, &directory)?;
         // What is sealed is committed; the slot may lag behind it.
@@ -157,14 +157,14 @@ impl Replica {
             aging_since: state.aging_since,
             sealer,
             found: BTreeMap::new(),
-            told: BTreeMap::new(),
+            told: state.told,
             unconfirmed: VecDeque::new(),
             visible: Visible { tail: state.tail, tree: state.tree.clone() },
             recent: RecentTree::behind(&state.tree),
             tree: state.tree,
             _lock: lock,
         };
-        // Ended segments without a seal record are sealed, oldest first.
+        // Ended segments that are not sealed here, or have no seal record, are sealed, oldest first.
         for (next, _) in state.starts {
             let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
             replica.sealer.submit(std::mem::replace(&mut replica.start, next), end);

@@ -42,11 +42,14 @@ fn say(address: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// A hello of node 2 to node 1 of some cluster.
 fn hello(version: u16, class: u8, cluster: [u8; 32]) -> Vec<u8> {
-    let mut hello = b"\x3b\0\0\0STELPEER".to_vec();
+    let mut hello = b"\x50\0\0\0STELPEER".to_vec();
     hello.extend(version.to_le_bytes());
     hello.push(class);
     hello.extend(cluster);
     hello.extend([2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    // What it shows: it runs, in its first start, and holds nothing.
+    hello.extend([1, 1, 0, 0, 0]);
+    hello.extend([0; 16]);
     hello
 }
 

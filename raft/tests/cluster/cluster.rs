@@ -254,6 +254,20 @@ impl Cluster {
         self.compare_segments();
     }
 
+    /// Makes the sealed segments of a stopped node look as if they had only ended.
+    pub(crate) fn unseal(&self, id: u64) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = LogDirectory::new(self.path(id));
+        let sealed = self.sealed(id);
+        assert!(sealed > 1, "{sealed} segments are sealed");
+        for segment in (0..sealed).map(SegmentNumber::new) {
+            let file = directory.segment_file(SegmentFile::Frames(segment));
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::fs::remove_file(directory.segment_file(SegmentFile::Tiles(segment))).unwrap();
+        }
+        assert_eq!(self.sealed(id), 0);
+    }
+
     /// How many segments of a node are sealed.
     fn sealed(&self, id: u64) -> u64 {
         let directory = LogDirectory::new(self.path(id));

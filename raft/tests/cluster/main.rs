@@ -104,3 +104,22 @@ async fn what_writers_say_of_the_time_ends_no_segment() {
     cluster.stop_all().await;
     cluster.compare(&[writer]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_have_recorded_as_sealed_is_sealed_here_when_a_node_is_back() {
+    let mut cluster = Cluster::start(3).await;
+    let mut writer = Writer::new("w");
+    writer.write(&cluster, 700, PATIENCE).await;
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    // As if it had been killed before it came to seal them; their seal records are there.
+    cluster.unseal(2);
+    for id in cluster.ids() {
+        cluster.restart(id).await;
+    }
+    writer.write(&cluster, 300, PATIENCE).await;
+    // It waits until as many are sealed everywhere as have ended.
+    cluster.settle(PATIENCE).await;
+    cluster.stop_all().await;
+    cluster.compare(&[writer]);
+}

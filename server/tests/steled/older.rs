@@ -3,7 +3,9 @@
 use stele_api::v1::record_answer::Answer;
 use stele_api::v1::{Draft, RefusalCode, SealSegmentRequest, Submission, submission};
 
-use crate::process::{Cluster, Extra, ORIGIN, Writer, append_one, code, submit};
+use tokio::time::{sleep, timeout};
+
+use crate::process::{Cluster, Extra, LOOK, ORIGIN, PATIENCE, Writer, append_one, code, submit};
 
 /// Sends records again, and others under their identity.
 async fn check(cluster: &Cluster, writer: &mut Writer, forger: &mut Writer) {
@@ -38,7 +40,12 @@ async fn an_identity_that_memory_has_lost_is_found_in_the_log_or_is_tamper() {
         let files = std::fs::read_dir(cluster.directory(1).join("segments")).unwrap();
         files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|name| name == "hashes"))
     };
-    assert!(tables().count() > 0, "no segment was sealed");
+    let sealed = async {
+        while tables().count() == 0 {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, sealed).await.expect("no segment was sealed");
     tables().for_each(|path| std::fs::remove_file(path).unwrap());
     check(&cluster, &mut writer, &mut forger).await;
     // Not the forger's, and not twice.
