@@ -149,22 +149,15 @@ async fn a_change_of_the_voters_that_a_lost_leader_began_is_finished_by_the_next
     let raft = cluster.node(lost).raft().clone();
     let change = ChangeMembers::ReplaceAllVoters(new.clone());
     let asked = tokio::spawn(async move { raft.change_membership(change, true).await });
-    let configs = |id: u64| {
-        let metrics = cluster.node(id).raft().metrics();
-        let membership = metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
-        membership
-    };
-    wait_until("two others know of the change", || [others[0], others[3]].iter().all(|id| configs(*id).len() == 2))
-        .await;
+    wait_until("two others know of the change", || {
+        [others[0], others[3]].iter().all(|id| halves(&cluster, *id).len() == 2)
+    })
+    .await;
     cluster.kill(lost).await;
     cluster.heal();
     drop(asked.await);
-    let configs = |id: u64| {
-        let metrics = cluster.node(id).raft().metrics();
-        let membership = metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
-        membership
-    };
-    wait_until("the new voters are the only ones", || new.iter().all(|id| configs(*id) == [new.clone()])).await;
+    wait_until("the new voters are the only ones", || new.iter().all(|id| halves(&cluster, *id) == [new.clone()]))
+        .await;
     writer.write(&cluster, 50, PATIENCE).await;
     cluster.restart(lost).await;
     cluster.settle(PATIENCE).await;
@@ -178,4 +171,9 @@ async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// The voters, as a node knows them: two sets in a joint configuration.
+fn halves(cluster: &Cluster, id: u64) -> Vec<BTreeSet<u64>> {
+    cluster.node(id).raft().metrics().borrow_watched().membership_config.membership().get_joint_config().clone()
 }
