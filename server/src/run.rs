@@ -153,7 +153,7 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
             return Err(error.into());
         }
     };
-    let running = Running::start(&environment, config, waiting, let_in, ready).await?;
+    let mut running = Running::start(&environment, config, waiting, let_in, ready).await?;
     tokio::select! {
         reason = stopped(&running.serving.raft) => {
             tracing::error!(%reason, "this node stopped for good");
@@ -161,8 +161,26 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
             running.abandon().await;
             Err(stale.map_or(RunTrouble::Stopped(reason), |stale| StartError::from(stale).into()))
         }
+        died = death(&mut running.clients, &mut running.peers, &mut running.cosigns) => {
+            tracing::error!(%died, "this node cannot go on");
+            running.abandon().await;
+            Err(RunTrouble::Serve(died))
+        }
         _ = terminate.recv() => running.stop().await,
         _ = interrupt.recv() => running.stop().await,
+    }
+}
+
+/// Waits until one of the tasks ends that a node is nothing without; which, and how.
+async fn death(
+    clients: &mut JoinHandle<Result<(), tonic::transport::Error>>,
+    peers: &mut JoinHandle<()>,
+    cosigns: &mut JoinHandle<()>,
+) -> String {
+    tokio::select! {
+        ended = clients => format!("the server for clients ended: {ended:?}"),
+        ended = peers => format!("the server for peers ended: {ended:?}"),
+        ended = cosigns => format!("making checkpoints ended: {ended:?}"),
     }
 }
 

@@ -24,6 +24,8 @@ use crate::context::{self, Reach};
 use crate::exit::{Exit, Failure};
 use crate::stream::Streams;
 
+/// How long one node may take to say what it serves.
+const ONE: Duration = Duration::from_secs(3);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long all endpoints together are tried before the cluster counts as not reachable.
@@ -138,6 +140,7 @@ pub struct Connected {
     pub description: LogDescription,
     dial: NetworkDial,
     credentials: Credentials,
+    has_token: bool,
     policy: Option<PathBuf>,
 }
 
@@ -173,10 +176,11 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     let origin = Origin::new(&description.origin).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
     let mut config = ClientConfig::new(origin, endpoints).map_err(|error| anyhow!(error))?;
     config.dial = Arc::new(dial.clone());
+    let has_token = token.is_some();
     config.token = token;
     adjust(&mut config);
     let client = Client::new(config).map_err(|error| anyhow!(error))?;
-    Ok(Connected { client, description, dial, credentials, policy: reach.policy.clone() })
+    Ok(Connected { client, description, dial, credentials, has_token, policy: reach.policy.clone() })
 }
 
 fn usage(error: ConfigError) -> Failure {
@@ -219,14 +223,23 @@ async fn describe(
 ) -> Result<Vec<LogDescription>, Failure> {
     loop {
         for address in endpoints {
-            let mut client = match log_client(dial, credentials, address).await {
-                Ok(client) => client,
-                Err(error) => {
+            let asked = timeout(ONE, async {
+                let mut client = log_client(dial, credentials, address).await?;
+                anyhow::Ok(client.describe(DescribeRequest { log: String::new() }).await)
+            });
+            let answered = match asked.await {
+                Ok(Ok(answered)) => answered,
+                Ok(Err(error)) => {
                     *last = format!("{error:#}");
                     continue;
                 }
+                // One that hangs does not keep the others from being asked.
+                Err(_elapsed) => {
+                    *last = format!("{address}: no answer within {} s", ONE.as_secs());
+                    continue;
+                }
             };
-            match client.describe(DescribeRequest { log: String::new() }).await {
+            match answered {
                 Ok(response) => return Ok(response.into_inner().logs),
                 Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
                     return Err(Failure::new(Exit::Forbidden, anyhow!("{address}: {}", status.message())));
@@ -294,6 +307,10 @@ impl Connected {
     /// [`Failure`]: exit code 4.
     pub async fn node(&self, address: &str) -> Result<LogClient<Wire>, Failure> {
         let address = Address::new(address).map_err(usage)?;
+        if self.has_token && !address.is_private() {
+            let why = anyhow!("a token would be readable on its way to {address}, which a node named");
+            return Err(Failure::new(Exit::Unreachable, why));
+        }
         log_client(&self.dial, &self.credentials, &address)
             .await
             .map_err(|error| Failure::new(Exit::Unreachable, error))

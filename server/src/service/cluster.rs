@@ -16,7 +16,7 @@ use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::number::{RaftIndex, SegmentNumber, SiteName};
 use stele_raft::entry::{Membership, Peer, TypeConfig};
 use stele_raft::sites::{Topology, check_change};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
@@ -66,10 +66,17 @@ impl ClusterService {
         }
     }
 
-    /// Has a change made, and answers where it stands in the Raft log.
-    async fn change(&self, members: ChangeMembers<u64, Peer>) -> Result<u64, Status> {
-        let changed = timeout(CHANGE, self.serving.raft.change_membership(members, true)).await;
-        match changed.map_err(|_elapsed| self.serving.late(CHANGE))? {
+    /// Has a change made, and answers where it stands in the Raft log. It goes on where nobody waits for it any more:
+    /// one that is given up half way leaves a joint configuration.
+    async fn change(&self, members: ChangeMembers<u64, Peer>, one: OwnedMutexGuard<()>) -> Result<u64, Status> {
+        let raft = self.serving.raft.clone();
+        let changing = tokio::spawn(async move {
+            let changed = raft.change_membership(members, true).await;
+            drop(one);
+            changed
+        });
+        let changed = timeout(CHANGE, changing).await.map_err(|_elapsed| self.serving.late(CHANGE))?;
+        match changed.map_err(|died| self.serving.fail(Status::internal(died.to_string())))? {
             Ok(response) => Ok(response.log_id.index),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(self.serving.not_leader(forward.leader_id))
@@ -125,7 +132,7 @@ impl cluster_server::Cluster for ClusterService {
         let keys = [keys.log, keys.cosigner, keys.manifest].into_iter().filter(|key| !key.is_empty()).collect();
         let addresses = addresses.into_iter().chain([client_address]).collect();
         let peer = Peer { site, addresses, keys };
-        let _one = self.changing.lock().await;
+        let one = Arc::clone(&self.changing).lock_owned().await;
         let metrics = self.leading()?;
         match metrics.membership_config.membership().get_node(&node) {
             Some(known) if *known == peer => {
@@ -137,7 +144,7 @@ impl cluster_server::Cluster for ClusterService {
             }
             None => {}
         }
-        let membership = self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, peer)]))).await?;
+        let membership = self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, peer)])), one).await?;
         Ok(Response::new(AddLearnerResponse { membership }))
     }
 
@@ -147,7 +154,7 @@ impl cluster_server::Cluster for ClusterService {
         self.serving.log(&log)?;
         let voters: BTreeSet<u64> = voters.into_iter().collect();
         let topology = if allow_unsafe { Topology::Any } else { Topology::SurvivesLossOfASite };
-        let _one = self.changing.lock().await;
+        let one = Arc::clone(&self.changing).lock_owned().await;
         let metrics = self.leading()?;
         let now = metrics.membership_config.membership();
         check_change(now, &voters, topology).map_err(|refused| self.unmet(refused.to_string()))?;
@@ -157,7 +164,7 @@ impl cluster_server::Cluster for ClusterService {
         if let Some(behind) = voters.iter().find(|voter| !has_caught_up(&metrics, **voter)) {
             return Err(self.unmet(format!("node {behind} has not caught up; wait until it has, then ask again")));
         }
-        let membership = self.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
+        let membership = self.change(ChangeMembers::ReplaceAllVoters(voters), one).await?;
         Ok(Response::new(ChangeVotersResponse { membership }))
     }
 
@@ -165,7 +172,7 @@ impl cluster_server::Cluster for ClusterService {
         self.serving.allow(&request, OPERATOR)?;
         let RemoveNodeRequest { log, node } = request.into_inner();
         self.serving.log(&log)?;
-        let _one = self.changing.lock().await;
+        let one = Arc::clone(&self.changing).lock_owned().await;
         let metrics = self.leading()?;
         let membership = metrics.membership_config.membership();
         if membership.get_node(&node).is_none() {
@@ -174,7 +181,7 @@ impl cluster_server::Cluster for ClusterService {
         if membership.voter_ids().any(|voter| voter == node) {
             return Err(self.unmet(format!("node {node} has a vote; name the voters without it first")));
         }
-        let membership = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
+        let membership = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), one).await?;
         Ok(Response::new(RemoveNodeResponse { membership }))
     }
 

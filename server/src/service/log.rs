@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use stele_api::v1::{
     AppendRequest, AppendResponse, CheckpointRequest, CheckpointResponse, ConsistencyRequest, ConsistencyResponse,
     DescribeRequest, DescribeResponse, Head, HeadRequest, HeadResponse, LogDescription, ProveRequest, ProveResponse,
@@ -13,7 +15,8 @@ use stele_engine::reader::{LogReader, Payloads, ReadRecord};
 use stele_proof::record::{Record, Salt, canonical_text};
 use stele_proof::{LeafIndex, TreeSize};
 use stele_raft::rights::Names;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -38,7 +41,7 @@ const READS: &[Role] = &[Role::Reader, Role::Auditor];
 const READS_OR_WRITES: &[Role] = &[Role::Reader, Role::Auditor, Role::Writer];
 
 type Answered<T> = Result<Response<T>, Status>;
-type Pieces = ReceiverStream<Result<ReadResponse, Status>>;
+type Pieces = BoxStream<'static, Result<ReadResponse, Status>>;
 
 /// The service.
 #[derive(Clone)]
@@ -100,9 +103,9 @@ impl log_server::Log for LogService {
         let most = if max_records == 0 { u64::MAX } else { max_records };
         let end = end.unwrap_or(size).min(size).min(start.saturating_add(most));
         let (pieces, received) = channel(MAX_UNREAD);
-        let sending = Sending { serving: Arc::clone(&self.0), payloads: payloads(with_payload), pieces };
+        let (sending, whole) = Sending::new(&self.0, payloads(with_payload), pieces);
         tokio::spawn(async move { sending.range(start, end).await });
-        Ok(Response::new(ReceiverStream::new(received)))
+        Ok(Response::new(until_whole(received, whole)))
     }
 
     async fn tail(&self, request: Request<TailRequest>) -> Answered<Pieces> {
@@ -110,9 +113,9 @@ impl log_server::Log for LogService {
         let TailRequest { log, from, with_payload } = request.into_inner();
         self.0.log(&log)?;
         let (pieces, received) = channel(MAX_UNREAD);
-        let sending = Sending { serving: Arc::clone(&self.0), payloads: payloads(with_payload), pieces };
+        let (sending, whole) = Sending::new(&self.0, payloads(with_payload), pieces);
         tokio::spawn(async move { sending.follow(from).await });
-        Ok(Response::new(ReceiverStream::new(received)))
+        Ok(Response::new(until_whole(received, whole)))
     }
 
     async fn prove(&self, request: Request<ProveRequest>) -> Answered<ProveResponse> {
@@ -229,17 +232,39 @@ struct Sending {
     serving: Arc<Serving>,
     payloads: Payloads,
     pieces: Sender<Result<ReadResponse, Status>>,
+    /// Told when everything that was asked for has been handed over.
+    whole: oneshot::Sender<()>,
+}
+
+/// What is sent, and in the end that it is not all, unless it is: a stream that just ended would be taken for whole.
+fn until_whole(received: Receiver<Result<ReadResponse, Status>>, whole: oneshot::Receiver<()>) -> Pieces {
+    let end = futures_util::stream::once(async move {
+        let cut = Status::deadline_exceeded("the records were not taken in time; ask again from where they ended");
+        whole.await.err().map(|_dropped| Err(cut))
+    });
+    Box::pin(ReceiverStream::new(received).chain(end.filter_map(std::future::ready)))
 }
 
 impl Sending {
+    fn new(
+        serving: &Arc<Serving>,
+        payloads: Payloads,
+        pieces: Sender<Result<ReadResponse, Status>>,
+    ) -> (Self, oneshot::Receiver<()>) {
+        let (whole, told) = oneshot::channel();
+        (Self { serving: Arc::clone(serving), payloads, pieces, whole }, told)
+    }
+
     /// Sends a range, piece after piece.
-    async fn range(&self, mut next: u64, end: u64) {
+    async fn range(self, mut next: u64, end: u64) {
         while next < end {
             match self.piece(next, end).await {
                 Some(after) => next = after,
                 None => return,
             }
         }
+        // Where the client is gone, nobody is told.
+        let _gone = self.whole.send(());
     }
 
     /// Sends everything from an index on, until the client or the node has enough.
