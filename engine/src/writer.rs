@@ -223,7 +223,8 @@ impl Writer {
             group: self.group.next(),
             start,
             end,
-            committed: self.shared.committed(),
+            // Others may have committed what this group only brings: its own frames are in doubt until it is flushed.
+            committed: self.shared.committed().min(self.tail.next_index),
         };
         self.file.write_at(&slot.encode(), Slot::place(slot.group))?;
         let began = self.shared.clock.micros();

@@ -260,13 +260,24 @@ impl Leading {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            while let Some(proposed) = reign.due() {
+            while self.has_room()
+                && let Some(proposed) = reign.due()
+            {
                 if !self.propose(reign, proposed).await {
                     return Ended::Broken;
                 }
             }
+            let may_overtake = self.has_room() && reign.may_overtake();
             tokio::select! {
                 biased;
+                // First: whatever the load is, a leader looks after its disk, its lease and its segments.
+                _ = tick.tick() => {
+                    self.take_sealed().await;
+                    self.hand_over_if_hung(reign).await;
+                    if !self.housekeeping(reign) {
+                        return Ended::Broken;
+                    }
+                }
                 Some((written, flown)) = reign.in_flight.next() => {
                     if !reign.landed(written, &flown) {
                         return Ended::Broken;
@@ -279,22 +290,14 @@ impl Leading {
                         reign.asked(message);
                     }
                 }
-                () = tokio::time::sleep_until(reign.proposed + PATIENCE), if reign.may_overtake() => {}
+                () = tokio::time::sleep_until(reign.proposed + PATIENCE), if may_overtake => {}
                 () = &mut finishing => {}
-                _ = tick.tick() => {
-                    self.take_sealed().await;
-                    self.hand_over_if_hung(reign).await;
-                    if !self.housekeeping(reign) {
-                        return Ended::Broken;
-                    }
-                }
             }
         }
     }
 
     /// Hands a proposal to openraft; `false` where it has stopped.
     async fn propose(&self, reign: &mut Reign, proposed: Proposed) -> bool {
-        self.wait_for_room().await;
         let Proposed { kind, body, payload, first_leaf, end } = proposed;
         let (responder, answer) = ProgressResponder::complete_only();
         let leader = crate::entry::CommittedLeader::new(reign.sequencer.term().get());
@@ -309,10 +312,9 @@ impl Leading {
         true
     }
 
-    /// Waits while too many bytes are not flushed here.
-    async fn wait_for_room(&self) {
-        let store = std::sync::Arc::clone(self.replica.lock().store());
-        crate::raft_log::wait_for_room(&store, MAX_UNFLUSHED_BYTES as u64).await;
+    /// Whether more may be appended here: not while too many bytes are not flushed.
+    fn has_room(&self) -> bool {
+        self.replica.lock().store().unflushed_bytes() <= MAX_UNFLUSHED_BYTES as u64
     }
 
     /// Hands over to the follower that has most, where this node's own disk has made no progress for [`HUNG`]: commits

@@ -202,6 +202,11 @@ impl Node {
         Some(StaleNode { node: NodeId::new(*self.raft.node_id()), told })
     }
 
+    /// Whether the tasks beside consensus still run: without them it would go on and serve nobody.
+    pub fn is_whole(&self) -> bool {
+        !self.leading.is_finished() && !self.remembering.is_finished()
+    }
+
     /// Stops as a kill would stop it, as far as one process can: openraft and the tasks end, and the log is not closed.
     pub async fn abandon(self) {
         let Self { raft, replica, intake, leading, standing, remembering } = self;

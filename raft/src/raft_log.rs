@@ -239,18 +239,6 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 }
 
-/// Waits while more bytes than this are appended and not flushed.
-pub(crate) async fn wait_for_room(store: &SegmentStore, most: u64) {
-    while store.unflushed_bytes() > most {
-        let (tell, told) = oneshot::channel();
-        store.notify(Box::new(move |result| drop(tell.send(result))));
-        // A store that has stopped tells so at once; whoever appends next learns why.
-        if !matches!(told.await, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
 /// Locks a mutex whose holders never leave it half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -155,7 +155,7 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
     };
     let mut running = Running::start(&environment, config, waiting, let_in, ready).await?;
     tokio::select! {
-        reason = stopped(&running.serving.raft) => {
+        reason = stopped(&running.node) => {
             tracing::error!(%reason, "this node stopped for good");
             let stale = running.node.stale();
             running.abandon().await;
@@ -188,12 +188,15 @@ async fn death(
 const PULSE: Duration = Duration::from_millis(100);
 
 /// Waits until consensus has stopped; why.
-async fn stopped(raft: &Raft) -> String {
+async fn stopped(node: &Node) -> String {
     let mut pulse = tokio::time::interval(PULSE);
     loop {
         pulse.tick().await;
-        if let Err(reason) = &raft.metrics().borrow_watched().running_state {
+        if let Err(reason) = &node.raft().metrics().borrow_watched().running_state {
             return reason.to_string();
+        }
+        if !node.is_whole() {
+            return "a task of this node has ended".to_owned();
         }
     }
 }

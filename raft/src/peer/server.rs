@@ -140,6 +140,8 @@ enum Ended {
     Message(#[from] MessageError),
     #[error("the peer does not take its answers")]
     Unread,
+    #[error("this node's disk takes no more entries")]
+    NoRoom,
     #[error(transparent)]
     Stopped(#[from] Stopped),
     #[error("a read of segments died: {0}")]
@@ -378,6 +380,8 @@ impl<R: RaftHandle> Conversation<'_, R> {
     /// Appends, as many as openraft takes, and answers as they come.
     async fn serve_log(&self, mut connection: Connection) -> Result<(), Ended> {
         let mut appends = Appends::start(&self.served.raft);
+        // The peer has given up by then, and comes again on another connection.
+        let patience = self.serving.accepting.limits.stall * 2;
         loop {
             let (mut receiver, _) = connection.halves();
             // What waits for room is sent on before more is read (I-PEER-3).
@@ -408,8 +412,8 @@ impl<R: RaftHandle> Conversation<'_, R> {
                         _ => return Err(MessageError::Type(0).into()),
                     }
                 }
-                () = pass_on(&appends.input, &mut appends.waiting, self.served.admission.as_ref()),
-                    if appends.waiting.is_some() => {}
+                passed = timeout(patience, pass_on(&appends.input, &mut appends.waiting, self.served.admission.as_ref())),
+                    if appends.waiting.is_some() => passed.map_err(|_elapsed| Ended::NoRoom)?,
             }
         }
     }
