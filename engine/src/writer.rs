@@ -223,8 +223,7 @@ impl Writer {
             group: self.group.next(),
             start,
             end,
-            // Others may have committed what this group only brings: its own frames are in doubt until it is flushed.
-            committed: self.shared.committed().min(self.tail.next_index),
+            committed: self.shared.committed(),
         };
         self.file.write_at(&slot.encode(), Slot::place(slot.group))?;
         let began = self.shared.clock.micros();
