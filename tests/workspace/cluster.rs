@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use stele_engine::environment::Environment;
 use stele_tools::Failure;
-use stele_tools::remote::{call, runtime};
+use stele_tools::remote::{Connected, call, runtime};
 use stele_tools::sites::{Plan, Sites, steled};
 
 use crate::process::{Ended, Writer, check_all_there, command, lines, on_log, piped, run, text, until, verify};
@@ -103,6 +103,20 @@ fn append_to(endpoint: &str) -> Command {
     ])
 }
 
+/// Who leads, as soon as the node that is asked knows it.
+async fn who_leads(connected: &Connected) -> u64 {
+    let known = async {
+        loop {
+            let status = told(connected.client.cluster().status().await.map_err(call));
+            if let Some(leader) = status.leader {
+                return leader.node;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), known).await.expect("nobody leads")
+}
+
 #[test]
 fn whoever_is_killed_under_load_every_acknowledged_record_is_there_once_and_sealed_segments_are_the_same() {
     let directory = tempfile::tempdir().unwrap();
@@ -117,15 +131,13 @@ fn whoever_is_killed_under_load_every_acknowledged_record_is_there_once_and_seal
         writer.feed(&all);
         assert!(writer.wait_for(1000));
 
-        let status = told(connected.client.cluster().status().await.map_err(call));
-        let leader = status.leader.unwrap().node;
+        let leader = who_leads(&connected).await;
         told(sites.kill(leader));
         assert!(writer.wait_for(2500), "two of three go on without the leader");
         told(sites.start());
         told(sites.caught_up_with(1000).await);
 
-        let status = told(connected.client.cluster().status().await.map_err(call));
-        let leader = status.leader.unwrap().node;
+        let leader = who_leads(&connected).await;
         let follower = sites.all().iter().map(|site| site.node).find(|node| *node != leader).unwrap();
         told(sites.kill(follower));
         assert!(writer.wait_for(all.len()), "two of three go on without a follower");
