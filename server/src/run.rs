@@ -486,7 +486,7 @@ fn serve_clients(
     Ok((health, tokio::spawn(served)))
 }
 
-/// The log is served once it has its first record and a leader is known.
+/// The log is served once it has its first record, until the node stops; whether somebody leads, it does not say.
 async fn tell_health(health: tonic_health::server::HealthReporter, serving: Arc<Serving>) {
     health.set_not_serving::<LogServer<LogService>>().await;
     if serving.wait_visible(TreeSize::new(1)).await.is_ok() {

@@ -77,7 +77,8 @@ pub struct Reach {
     /// The log; needed where a node serves several.
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Option<String>,
-    /// The policy that checkpoints must meet; without it that of the server is taken, which is told.
+    /// The policy that checkpoints and proofs must meet; without it that of the server is taken, which is told. Reading
+    /// records proves nothing and does not use it.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Roots that vouch for the nodes, PEM; `host:port` then means https.

@@ -1,4 +1,5 @@
-//! Records of a cluster, each hashed again here before it is printed.
+//! Records of a cluster, each hashed again here before it is printed. Whether they are in the log is not proved: the hash
+//! is that of what came, and no policy is looked at; `stele prove` does that.
 
 use stele_client::reader::{Freshness, Payloads};
 use stele_client::{Assurance, PayloadState, ReadRange, Reader, VerifiedRecord};
