@@ -281,6 +281,7 @@ impl Cluster {
             let bytes = |id: u64| {
                 let file = LogDirectory::new(self.path(id)).segment_file(SegmentFile::Frames(segment));
                 let file = self.environment(id).disk.open(&file, Access::Read).unwrap();
+                assert!(file.status().unwrap().read_only, "segment {segment} of node {id} is not sealed");
                 let len = usize::try_from(file.status().unwrap().len).unwrap();
                 read_up_to(file.as_ref(), 0, len).unwrap()
             };
