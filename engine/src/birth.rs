@@ -99,7 +99,7 @@ pub fn create_member(environment: &Environment, path: &Path, options: &MemberOpt
 /// The hard state of a node that has never voted.
 pub(crate) const fn fresh_state(node: NodeId) -> HardState {
     let vote = Vote { term: Term::new(0), node: NodeId::new(0), committed: false };
-    HardState { vote, node, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() }
+    HardState { vote, node, starts: 0, incarnation: 0, stale: false, clean: None, doubt: None, peers: Vec::new() }
 }
 
 /// Whether a log is made together with its keys.
@@ -170,8 +170,16 @@ pub(crate) fn create(
     genesis.check().map_err(|error| unusable("genesis", error))?;
     refresh_description(disk, directory, &genesis)?;
     let vote = Vote { term: LOCAL_TERM, node: options.node, committed: true };
-    let state =
-        HardState { vote, node: options.node, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() };
+    let state = HardState {
+        vote,
+        node: options.node,
+        starts: 0,
+        incarnation: 0,
+        stale: false,
+        clean: None,
+        doubt: None,
+        peers: Vec::new(),
+    };
     finish(disk, directory, state, &Inventory::of_new_log(options.frame_align, options.block_height), &FIRST_SLOT)?;
     let node = Node {
         id: options.node,

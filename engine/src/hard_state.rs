@@ -16,18 +16,26 @@
 //! | 40 | 8 | clean mark: group (zero where not set, as the next two) |
 //! | 48 | 8 | clean mark: segment |
 //! | 56 | 8 | clean mark: end of the log in it |
-//! | 64 | 32 each | peers: node, incarnation, term, index |
+//! | 64 | 1 | doubt: 1 if there is one (zeros where not, to 104) |
+//! | 65 | 1 | doubt: 1 if the header of its first entry is known |
+//! | 66 | 2 | zero |
+//! | 68 | 4 | doubt: checksum of that header |
+//! | 72 | 8 | doubt: first entry |
+//! | 80 | 8 | doubt: one past the last entry known to be committed |
+//! | 88 | 8 | doubt: segment |
+//! | 96 | 8 | doubt: where its group ended in the segment; zero where that is not known |
+//! | 104 | 32 each | peers: node, incarnation, term, index |
 
 use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskError};
-use crate::frame::{read_u32, read_u64};
+use crate::frame::{Tail, read_u32, read_u64};
 use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read};
 use crate::number::{Group, LIMIT, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 
 pub(crate) const MAGIC: [u8; 8] = *b"STELHARD";
-const PEERS_START: usize = 64;
+const PEERS_START: usize = 104;
 const PEER_BYTES: usize = 32;
 /// Most peers that are remembered.
 pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START) / PEER_BYTES;
@@ -69,10 +77,49 @@ pub struct PeerMark {
     pub index: RaftIndex,
 }
 
+/// A last group that was in doubt when it was cut, on a log that others hold, too: its flush may have returned, and
+/// then this node has promised to hold it. Until the others have been asked for it the node does not take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Doubt {
+    /// The first entry that may be lost.
+    pub first: RaftIndex,
+    /// The checksum of its header, where that was still good: then only that entry can stand there.
+    pub header: Option<u32>,
+    /// One past the last entry that was known to be committed.
+    pub committed: RaftIndex,
+    /// The segment of the first entry.
+    pub segment: SegmentNumber,
+    /// Where the group ended in it, if the flush ring told.
+    pub end: Option<Offset>,
+}
+
+impl Doubt {
+    /// Whether a log that ends so holds again all that the group may have held.
+    pub fn is_over(&self, tail: &Tail) -> bool {
+        match self.end {
+            Some(end) => (tail.segment, tail.offset) >= (self.segment, end),
+            None => tail.next_index > self.first && !self.lacks_committed(tail),
+        }
+    }
+
+    /// Whether a log that ends so lacks an entry of the group that is known to be committed.
+    pub fn lacks_committed(&self, tail: &Tail) -> bool {
+        tail.next_index < self.committed
+    }
+
+    /// With what is left of an earlier doubt: a crash while that group was being restored may have left this one.
+    pub(crate) fn behind(self, earlier: Option<Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        let end = (earlier.segment == self.segment).then_some(earlier.end).flatten();
+        let header = if earlier.first == self.first { earlier.header.or(self.header) } else { self.header };
+        Self { committed: self.committed.max(earlier.committed), end: self.end.max(end), header, ..self }
+    }
+}
+
 /// How a node stands with its peers, as it is saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OwnStanding {
-    /// This start was let in; the incarnation it has now.
+    /// This start was let in; the incarnation it has now. Doubt is over.
     LetIn(u32),
     /// Peers remember more of this node than lies here.
     Stale,
@@ -93,6 +140,8 @@ pub struct HardState {
     pub stale: bool,
     /// Set by a clean stop, cleared by a start.
     pub clean: Option<CleanMark>,
+    /// What the peers are asked for before this node takes part.
+    pub doubt: Option<Doubt>,
     /// At most [`MAX_PEERS`].
     pub peers: Vec<PeerMark>,
 }
@@ -115,6 +164,16 @@ impl HardState {
             bytes[48..56].copy_from_slice(&clean.segment.get().to_le_bytes());
             bytes[56..64].copy_from_slice(&clean.end.get().to_le_bytes());
         }
+        if let Some(doubt) = self.doubt {
+            bytes[64] = 1;
+            bytes[65] = u8::from(doubt.header.is_some());
+            bytes[68..72].copy_from_slice(&doubt.header.unwrap_or(0).to_le_bytes());
+            let end = doubt.end.unwrap_or(Offset::new(0));
+            let numbers = [doubt.first.get(), doubt.committed.get(), doubt.segment.get(), end.get()];
+            for (place, number) in bytes[72..PEERS_START].as_chunks_mut().0.iter_mut().zip(numbers) {
+                *place = number.to_le_bytes();
+            }
+        }
         for peer in &self.peers {
             for number in [peer.node.get(), u64::from(peer.incarnation), peer.term.get(), peer.index.get()] {
                 bytes.extend_from_slice(&number.to_le_bytes());
@@ -129,6 +188,14 @@ impl HardState {
             group: Group::new(read_u64(head, 40)),
             segment: SegmentNumber::new(read_u64(head, 48)),
             end: Offset::new(read_u64(head, 56)),
+        };
+        let end = Offset::new(read_u64(head, 96));
+        let doubt = Doubt {
+            first: RaftIndex::new(read_u64(head, 72)),
+            header: (head[65] == 1).then_some(read_u32(head, 68)),
+            committed: RaftIndex::new(read_u64(head, 80)),
+            segment: SegmentNumber::new(read_u64(head, 88)),
+            end: (end > Offset::new(0)).then_some(end),
         };
         let peer = |bytes: &[u8]| PeerMark {
             node: NodeId::new(read_u64(bytes, 0)),
@@ -148,6 +215,7 @@ impl HardState {
             incarnation: read_u32(head, 20),
             stale: head[19] == 1,
             clean: (head[17] == 1).then_some(clean),
+            doubt: (head[64] == 1).then_some(doubt),
             peers: peers.as_chunks::<PEER_BYTES>().0.iter().map(|bytes| peer(bytes)).collect(),
         };
         let possible = state.starts < LIMIT && state.vote.term.get() < LIMIT;
@@ -231,6 +299,13 @@ mod tests {
             incarnation: 12,
             stale: true,
             clean: Some(CleanMark { group: Group::new(5), segment: SegmentNumber::new(6), end: Offset::new(7) }),
+            doubt: Some(Doubt {
+                first: RaftIndex::new(14),
+                header: Some(13),
+                committed: RaftIndex::new(15),
+                segment: SegmentNumber::new(16),
+                end: Some(Offset::new(17)),
+            }),
             peers: vec![PeerMark {
                 node: NodeId::new(8),
                 incarnation: 9,
@@ -238,13 +313,25 @@ mod tests {
                 index: RaftIndex::new(11),
             }],
         };
-        let mut golden = vec![0; 96];
+        let mut golden = vec![0; 136];
         for (at, byte) in
             [(0, 1), (8, 2), (16, 1), (17, 1), (18, 1), (19, 1), (20, 12), (24, 3), (32, 4), (40, 5), (48, 6), (56, 7)]
         {
             golden[at] = byte;
         }
-        for (at, byte) in [(64, 8), (72, 9), (80, 10), (88, 11)] {
+        for (at, byte) in [
+            (64, 1),
+            (65, 1),
+            (68, 13),
+            (72, 14),
+            (80, 15),
+            (88, 16),
+            (96, 17),
+            (104, 8),
+            (112, 9),
+            (120, 10),
+            (128, 11),
+        ] {
             golden[at] = byte;
         }
         assert_eq!(state.encode(), golden);
@@ -260,14 +347,15 @@ mod tests {
             incarnation: 1,
             stale: false,
             clean: None,
+            doubt: None,
             peers: Vec::new(),
         };
         let bytes = state.encode();
-        for (at, byte) in [(16, 2), (17, 2), (18, 1), (19, 2), (40, 1)] {
+        for (at, byte) in [(16, 2), (17, 2), (18, 1), (19, 2), (40, 1), (64, 2), (65, 1), (66, 1), (68, 1), (103, 1)] {
             let mut other = bytes.clone();
             other[at] = byte;
             assert_eq!(HardState::decode(&other), None, "byte {at}");
         }
-        assert_eq!(HardState::decode(&bytes[..63]), None);
+        assert_eq!(HardState::decode(&bytes[..103]), None);
     }
 }

@@ -3,6 +3,9 @@
 //! [`table`] is the decision; [`quarantine`] what a damaged log lacks; [`examine`] looks and decides, and
 //! writes nothing. Rot is kept, never cut: the log is refused for writing, and recovery writes nothing.
 //!
+//! Where others hold the log, too, a last group in doubt is cut only once the doubt is durable in hard state: from then
+//! on it is this node's promise to ask them for the group before it takes part ([`Doubt`]).
+//!
 //! I-RECOVERY-1: no valid frame is rewritten in place.
 //! I-RECOVERY-2: when recovery returns, a slot {start = end = end of the log} is durable and every
 //! byte behind the end is zero or gone; running it again changes nothing but the group number.
@@ -14,15 +17,17 @@ pub mod table;
 use crate::directory::{Inventory, LogDirectory, open_payloads, read_file_header, relative};
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
-use crate::frame::{FrameFault, Tail};
-use crate::hard_state::CleanMark;
-use crate::number::{Group, Offset, RaftIndex, SegmentNumber};
+use crate::frame::{EntryKind, FrameFault, Tail, stored_checksum};
+use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile};
+use crate::membership::Membership;
+use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber};
 use crate::ring::{Slot, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FRAMES_START, PAGE_BYTES, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
 
 use examine::{Examination, REMEDY, evidence, read_slots, rot_sentence};
-use table::{Alone, Mark, Newest};
+use quarantine::{IdentifiedBy, Standing};
+use table::{Alone, Mark, Newest, Outcome};
 
 /// What recovery found and made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +53,15 @@ pub struct TornTail {
     pub fault: Option<FrameFault>,
 }
 
+/// Who holds a log besides this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holders<'m> {
+    /// Nobody.
+    Nobody,
+    /// The nodes of this membership, which is empty where there is none yet, or of one in the unsealed files.
+    Members(&'m [u8]),
+}
+
 /// Recovers the unsealed files; `start` is the tail behind the last sealed one.
 ///
 /// # Errors
@@ -56,17 +70,28 @@ pub fn recover(
     disk: &dyn Disk,
     directory: &LogDirectory,
     inventory: &Inventory,
-    start: Tail,
-    clean: Option<CleanMark>,
+    (start, holders): (Tail, Holders<'_>),
+    hard_state: &mut HardStateFile,
 ) -> Result<Recovered, LogError> {
     flush(disk, directory, inventory)?;
     let slots = read_slots(disk, directory, inventory.sealed..=inventory.last)?;
+    let clean = hard_state.state().clean;
     let found = examine::examine(disk, directory, inventory, start, (slots, clean))?;
     let Examination { tail, newest, fault, .. } = found;
-    let cut = match found.outcome.alone() {
-        Alone::Open => None,
-        Alone::Cut => Some(TornTail { segment: tail.segment, offset: tail.offset, fault }),
-        Alone::Refuse => return Err(found.refusal()),
+    let torn = TornTail { segment: tail.segment, offset: tail.offset, fault };
+    let own = hard_state.state().node;
+    let cut = match (found.outcome.alone(), found.outcome) {
+        (Alone::Open, _) => None,
+        (_, Outcome::InDoubt | Outcome::InDoubtCommitted)
+            if tail.next_index > RaftIndex::new(0) && others_vote(disk, directory, start, &tail, (own, holders))? =>
+        {
+            let doubt = doubt_of(disk, directory, &found)?;
+            let before = hard_state.state().clone();
+            hard_state.save(HardState { doubt: Some(doubt.behind(before.doubt)), ..before })?;
+            Some(torn)
+        }
+        (Alone::Cut, _) => Some(torn),
+        (Alone::Refuse, _) => return Err(found.refusal()),
     };
     // Where nothing was bad, only zeros were read from the disk behind the tail; after a clean stop no
     // failed flush can have left something else in the page cache.
@@ -80,6 +105,46 @@ pub fn recover(
     let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed).min(tail.next_index);
     let group = cut_behind_as(disk, directory, inventory, &tail, (group, committed, behind))?;
     Ok(Recovered { tail, group, committed, cut })
+}
+
+/// Whether a membership that this log is of, or may be of, lets another node vote.
+fn others_vote(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    start: Tail,
+    end: &Tail,
+    (own, holders): (NodeId, Holders<'_>),
+) -> Result<bool, LogError> {
+    let Holders::Members(sealed) = holders else { return Ok(false) };
+    let of = |body: &[u8]| {
+        let membership = Membership::decode(body);
+        membership.is_ok_and(|membership| membership.voters.iter().flatten().any(|voter| *voter != own))
+    };
+    let mut others = of(sealed);
+    crate::walk::walk(disk, directory, start, end, &mut |_, placed, body| {
+        others |= placed.header.kind == EntryKind::Membership && of(body);
+        Ok(())
+    })?;
+    Ok(others)
+}
+
+/// What is known of a last group in doubt.
+fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination) -> Result<Doubt, LogError> {
+    let Examination { tail, newest, .. } = found;
+    let own = match &found.standing {
+        Standing::MustAsk { range, .. } => range.identified_by == IdentifiedBy::OwnHeader,
+        Standing::MayVote | Standing::MayNotVote(_) => false,
+    };
+    let header = if own {
+        let file = disk.open(&directory.segment_file(SegmentFile::Frames(tail.segment)), Access::ReadDirect)?;
+        let header = FrameScanner::new(file.as_ref()).header_at(tail.segment, tail.offset)?;
+        header.map(|(_, bytes)| stored_checksum(&bytes))
+    } else {
+        None
+    };
+    let end = newest.filter(|slot| (slot.segment, slot.end) > (tail.segment, tail.offset)).map(|slot| slot.end);
+    let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed);
+    Ok(Doubt { first: tail.next_index, header, committed, segment: tail.segment, end })
 }
 
 /// Whether the payload files of the open segment are there, as long as its frames say: payloads are durable before

@@ -29,7 +29,7 @@ use crate::local::take_lock;
 use crate::number::{RaftIndex, SegmentNumber};
 use crate::read_back::SegmentStart;
 use crate::recent::RecentTree;
-use crate::recovery::TornTail;
+use crate::recovery::{Holders, TornTail};
 use crate::replay::{Applied, each_stored};
 use crate::reserved::{self, Genesis, SegmentSealed};
 use crate::scan::{FrameScanner, Seen};
@@ -93,7 +93,7 @@ impl Visible {
 pub struct Opened {
     /// The copy, applied up to what is known to be committed.
     pub replica: Replica,
-    /// What hard state held, before this start was counted.
+    /// What hard state held, before this start was counted, with the doubt that recovery left.
     pub hard_state: HardState,
     /// One past the last entry that is applied.
     pub applied: RaftIndex,
@@ -125,9 +125,12 @@ impl Replica {
         Inventory::take(disk, &directory)?;
         let lock = take_lock(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
-        let hard_state = read_hard_state(disk, &directory.hard_state())?;
+        let before = read_hard_state(disk, &directory.hard_state())?;
         let state = Applied::of_copy_up_to_sealed(disk, &directory, &inventory)?;
-        let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
+        let behind = (state.tail, Holders::Members(&state.keeper.membership));
+        let (store, recovered) = SegmentStore::open_held(environment, &directory, &inventory, behind)?;
+        let doubt = read_hard_state(disk, &directory.hard_state())?.doubt;
+        let hard_state = HardState { doubt, ..before };
         remove_temporaries(disk, &directory)?;
         // What is sealed is committed; the slot may lag behind it.
         let committed = committed_tail(disk, &directory, state.tail, &recovered.tail, recovered.committed)?;

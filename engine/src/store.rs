@@ -18,11 +18,11 @@ use crate::environment::{Clock, Environment};
 use crate::error::{LogError, Poisoned};
 use crate::flushes::{FlushTimes, Flushes};
 use crate::frame::{EntryKind, FrameHeader, HEADER_BYTES, PlaceError, Placed, Tail};
-use crate::hard_state::{CleanMark, HardState, HardStateFile, MAX_PEERS, OwnStanding, PeerMark, Vote};
+use crate::hard_state::{HardState, HardStateFile, MAX_PEERS, OwnStanding, PeerMark, Vote};
 use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
-use crate::recovery::{Recovered, recover};
+use crate::recovery::{Holders, Recovered, recover};
 use crate::segment::SegmentFile;
 pub use crate::writer::OnDurable;
 use crate::writer::{Append, Change, Work, Writer, refuse};
@@ -195,10 +195,22 @@ impl SegmentStore {
         inventory: &Inventory,
         start: Tail,
     ) -> Result<(Self, Recovered), LogError> {
+        Self::open_held(environment, directory, inventory, (start, Holders::Nobody))
+    }
+
+    /// As [`SegmentStore::open`], of a log that others may hold, too.
+    ///
+    /// # Errors
+    /// As [`SegmentStore::open`].
+    pub fn open_held(
+        environment: &Environment,
+        directory: &LogDirectory,
+        inventory: &Inventory,
+        (start, holders): (Tail, Holders<'_>),
+    ) -> Result<(Self, Recovered), LogError> {
         let disk = Arc::clone(&environment.disk);
         let mut hard_state = HardStateFile::open(disk.as_ref(), &directory.hard_state())?;
-        let clean: Option<CleanMark> = hard_state.state().clean;
-        let recovered = recover(disk.as_ref(), directory, inventory, start, clean)?;
+        let recovered = recover(disk.as_ref(), directory, inventory, (start, holders), &mut hard_state)?;
         let starts = hard_state.state().starts + 1;
         hard_state.save(HardState { clean: None, starts, ..hard_state.state().clone() })?;
         let segments = index_unsealed(disk.as_ref(), directory, start, &recovered.tail)?;

@@ -161,7 +161,9 @@ impl Writer {
                     let state = match change {
                         Change::Vote(vote) => HardState { vote, ..state },
                         Change::Peers(peers) => HardState { peers, ..state },
-                        Change::Standing(OwnStanding::LetIn(incarnation)) => HardState { incarnation, ..state },
+                        Change::Standing(OwnStanding::LetIn(incarnation)) => {
+                            HardState { incarnation, doubt: None, ..state }
+                        }
                         Change::Standing(OwnStanding::Stale) => HardState { stale: true, ..state },
                     };
                     self.save(state, on_durable)?;

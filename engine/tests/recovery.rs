@@ -14,19 +14,21 @@ use fixture::{
 };
 use image::{ALIGNMENTS, Image, check, environment, forget_slot, image, newest, one, places, quick, tail_behind};
 use stele_engine::birth::CreateOptions;
-use stele_engine::directory::LogDirectory;
+use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::disk::{Disk, RealDisk};
 use stele_engine::environment::Environment;
 use stele_engine::error::LogError;
 use stele_engine::frame::{EntryKind, Tail};
+use stele_engine::hard_state::read_hard_state;
 use stele_engine::intake::Submission;
 use stele_engine::local::LocalLog;
-use stele_engine::number::{Alignment, BlockHeight};
+use stele_engine::membership::{Membership, Node};
+use stele_engine::number::{Alignment, BlockHeight, NodeId, SegmentNumber, SiteName};
 use stele_engine::reader::LogReader;
-use stele_engine::recovery::Recovered;
+use stele_engine::recovery::{Holders, Recovered};
 use stele_engine::ring::Slot;
 use stele_engine::segment::FRAMES_START;
-use stele_engine::store::Entry;
+use stele_engine::store::{Entry, SegmentStore};
 use stele_proof::checkpoint::Origin;
 use stele_proof::record::{Actor, Object, RecordBuilder, Salt, Subject};
 use tempfile::tempdir;
@@ -282,6 +284,57 @@ fn recovery_is_idempotent() {
             assert_eq!((again.tail, again.cut, again.committed), (first.tail, None, first.committed));
             assert!(again.group > first.group);
             assert!(bytes[16384..] == same[16384..] && bytes[..4096] == same[..4096]);
+        }
+    }
+}
+
+/// A group that was torn where others hold the log, too, is never gone without the doubt that asks them for it.
+#[test]
+fn a_torn_group_is_cut_only_behind_its_doubt() {
+    let mut image = image(Alignment::PAGE);
+    overwrite(&Image::file(&image.directory), image.group().0 + 70, &[0xff]);
+    let (first, end) = (image.tail(3).next_index, image.tail(5).offset);
+    let voters = |nodes: &[u64]| {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId::new).collect();
+        let node =
+            |id: &NodeId| Node { id: *id, site: SiteName::new("s").unwrap(), addresses: Vec::new(), keys: Vec::new() };
+        Membership {
+            token: [0; 32],
+            voters: vec![nodes.iter().copied().collect()],
+            nodes: nodes.iter().map(node).collect(),
+        }
+        .encode()
+    };
+    let open = |disk: ControlledDisk, directory: &LogDirectory, membership: &[u8]| {
+        let inventory = Inventory::take(&RealDisk, directory).unwrap();
+        let holders = (start_of(Alignment::PAGE), Holders::Members(membership));
+        SegmentStore::open_held(&fixed_on(Arc::new(disk)), directory, &inventory, holders).map(|_| ())
+    };
+    let doubt = |directory: &LogDirectory| read_hard_state(&RealDisk, &directory.hard_state()).unwrap().doubt;
+    for others in [&[1_u64][..], &[]] {
+        let copy = image.copy();
+        let membership = if others.is_empty() { Vec::new() } else { voters(others) };
+        open(ControlledDisk::quick(), &copy, &membership).unwrap();
+        assert_eq!(doubt(&copy), None, "nobody can be asked");
+    }
+    for calls in 0.. {
+        let copy = image.copy();
+        let whole = fs::read(Image::file(&copy)).unwrap();
+        let disk = ControlledDisk::quick();
+        disk.die_after(calls);
+        drop(open(disk.clone(), &copy, &voters(&[1, 2])));
+        let finished = !disk.is_dead();
+        if fs::read(Image::file(&copy)).unwrap() != whole {
+            assert!(doubt(&copy).is_some(), "cut after {calls} calls");
+        }
+        for _ in 0..2 {
+            open(ControlledDisk::quick(), &copy, &voters(&[1, 2])).unwrap();
+            let kept = doubt(&copy).unwrap();
+            assert_eq!((kept.first, kept.segment, kept.end), (first, SegmentNumber::new(0), Some(end)));
+            assert!(!kept.is_over(&image.tail(4)) && kept.is_over(&image.tail(5)));
+        }
+        if finished {
+            return;
         }
     }
 }

@@ -46,6 +46,18 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
     peers: &BTreeMap<NodeId, Peer>,
     ask: impl Fn(NodeId, Peer) -> F,
 ) -> Result<LetIn, Told> {
+    tokio::select! {
+        told = standing.wait_told() => Err(told),
+        _answers = gather(peers, ask) => standing.told().map_or(Ok(LetIn(())), Err),
+    }
+}
+
+/// Asks all nodes, each again and again until it answers: all answers, or those that came until [`REST`] after the
+/// first. Nothing is lost where the future is dropped.
+pub(crate) async fn gather<T, E: fmt::Display, F: Future<Output = Result<T, E>>>(
+    peers: &BTreeMap<NodeId, Peer>,
+    ask: impl Fn(NodeId, Peer) -> F,
+) -> Vec<(NodeId, T)> {
     let silent: BTreeMap<NodeId, String> = peers.keys().map(|node| (*node, "it is being asked".to_owned())).collect();
     let silent = Mutex::new(silent);
     let still = || silent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,13 +65,18 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
     let mut asked: FuturesUnordered<_> = peers
         .iter()
         .map(|(node, peer)| async move {
-            while let Err(error) = ask(*node, peer.clone()).await {
-                told_why().insert(*node, error.to_string());
-                sleep(AGAIN).await;
+            loop {
+                match ask(*node, peer.clone()).await {
+                    Ok(answer) => return (*node, answer),
+                    Err(error) => {
+                        told_why().insert(*node, error.to_string());
+                        sleep(AGAIN).await;
+                    }
+                }
             }
-            *node
         })
         .collect();
+    let mut answers = Vec::new();
     let mut rest = None;
     let mut say = interval_at(Instant::now() + REST, SAY);
     say.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,9 +88,9 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
             }
         };
         tokio::select! {
-            told = standing.wait_told() => return Err(told),
-            Some(node) = asked.next() => {
+            Some((node, answer)) = asked.next() => {
                 still().remove(&node);
+                answers.push((node, answer));
                 rest.get_or_insert(Instant::now() + REST);
             }
             () = rest_is_over => break,
@@ -84,7 +101,7 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
             }
         }
     }
-    standing.told().map_or(Ok(LetIn(())), Err)
+    answers
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `doubt` | a last group in doubt is asked for |
 //! | [`draft`] | records that the leader finishes |
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
 //! | [`gate`] | what peers remember is asked before consensus begins |
@@ -19,10 +20,12 @@
 //! | [`sites`] | which memberships survive the loss of a site |
 //! | [`standing`] | what nodes remember of each other |
 //! | [`starting`] | a node's start, phase by phase |
+//! | [`stored`] | the entries of a node, by index |
 //!
 //! I-RAFT-1: `accepted >= appended >= durable`, and openraft is told of `durable` in order, after the flush.
 //! I-RAFT-2: nothing waits for a disk on openraft's core task but a vote.
 
+mod doubt;
 pub mod draft;
 pub mod entry;
 pub mod gate;
@@ -37,3 +40,4 @@ pub mod rights;
 pub mod sites;
 pub mod standing;
 pub mod starting;
+pub mod stored;

@@ -8,6 +8,7 @@
 //! | [`message`] | what peers say to each other |
 //! | [`client`] | openraft's network, and segments from a peer |
 //! | [`server`] | what a node answers |
+//! | [`entries`] | entries, as they cross the wire |
 //! | [`cosign`] | signatures of a node under what another one shows |
 //! | [`segments`] | sealed segments, as one node gives them to another |
 //! | [`metrics`] | what is counted |
@@ -37,6 +38,7 @@ use crate::standing::Standing;
 pub mod client;
 mod connection;
 pub mod cosign;
+pub mod entries;
 mod hello;
 pub mod message;
 pub mod metrics;
@@ -58,6 +60,8 @@ pub enum Class {
     Control,
     /// Sealed segments.
     Segments,
+    /// What a node in doubt has lost; also of, and to, a node that starts.
+    Recovery,
 }
 
 impl Class {
@@ -66,6 +70,7 @@ impl Class {
             Self::Log => 1,
             Self::Control => 2,
             Self::Segments => 3,
+            Self::Recovery => 4,
         }
     }
 
@@ -74,6 +79,7 @@ impl Class {
             1 => Some(Self::Log),
             2 => Some(Self::Control),
             3 => Some(Self::Segments),
+            4 => Some(Self::Recovery),
             _ => None,
         }
     }

@@ -14,13 +14,13 @@ use openraft::vote::RaftVote;
 use openraft::{OptionalSend, RaftLogReader};
 use stele_engine::directory::LogDirectory;
 use stele_engine::disk::Disk;
-use stele_engine::entries::EntryReader;
 use stele_engine::hard_state;
 use stele_engine::number::{Alignment, NodeId, RaftIndex, Term};
 use stele_engine::store::SegmentStore;
 use tokio::sync::oneshot;
 
 use crate::entry::{Entry, LogId, TypeConfig, Vote, log_id};
+use crate::stored::StoredEntries;
 
 /// Bytes of durable entries that stay in memory, to be sent to followers that are a little behind.
 pub const RECENT_BYTES: usize = 32 << 20;
@@ -38,8 +38,7 @@ struct Shared {
     /// The last vote that was made durable, `None` before a node's first.
     vote: Arc<Mutex<Option<Vote>>>,
     committed: Mutex<Option<LogId>>,
-    /// For entries that lie in sealed segments only.
-    files: Mutex<EntryReader>,
+    stored: StoredEntries,
 }
 
 impl RaftLog {
@@ -52,7 +51,7 @@ impl RaftLog {
         vote: hard_state::Vote,
     ) -> Self {
         store.keep_recent(RECENT_BYTES);
-        let files = Mutex::new(EntryReader::new(disk, directory, alignment));
+        let stored = StoredEntries::new(Arc::clone(&store), disk, directory, alignment);
         // A node that never voted holds term 0.
         let vote = (vote.term > Term::new(0)).then(|| {
             Vote::from_leader_id(
@@ -60,7 +59,7 @@ impl RaftLog {
                 vote.committed,
             )
         });
-        let shared = Shared { store, vote: Arc::new(Mutex::new(vote)), committed: Mutex::new(None), files };
+        let shared = Shared { store, vote: Arc::new(Mutex::new(vote)), committed: Mutex::new(None), stored };
         Self { shared: Arc::new(shared) }
     }
 
@@ -106,34 +105,9 @@ impl RaftLog {
         if next < end {
             let shared = Arc::clone(&self.shared);
             let left = max_bytes - bytes;
-            let more = tokio::task::spawn_blocking(move || shared.read_files(next, end, left));
-            entries.append(&mut more.await.map_err(io::Error::other)??);
-        }
-        Ok(entries)
-    }
-}
-
-impl Shared {
-    /// Reads what is not in memory, from the files.
-    fn read_files(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
-        let mut index = RaftIndex::new(start);
-        while index.get() < end && (bytes < max_bytes || entries.is_empty()) {
-            let open = self.store.tail().segment;
-            let stored = match self.store.read_entry(index).map_err(io::Error::other)? {
-                Some(stored) => Some(stored),
-                None => {
-                    let found = lock(&self.files).read(index..index.next(), open, 1).map_err(io::Error::other)?;
-                    found.into_iter().next()
-                }
-            };
-            let Some(stored) = stored else {
-                return Err(io::Error::other(format!("entry {index} is not in the log, and entries behind it are")));
-            };
-            bytes += stored.byte_len();
-            entries.push(Entry::from_stored(index, stored));
-            index = index.next();
+            let (next, end) = (RaftIndex::new(next), RaftIndex::new(end));
+            let more = tokio::task::spawn_blocking(move || shared.stored.read(next, end, left));
+            entries.append(&mut more.await.map_err(io::Error::other)?.map_err(io::Error::other)?);
         }
         Ok(entries)
     }

@@ -9,6 +9,8 @@
 //! The incarnation counts the starts that were let in, not all: a wiped disk that is started again and again in front
 //! of a closed gate never comes to what was seen of the one before.
 //!
+//! A node whose last group was torn may have acknowledged that: it is judged once it has asked for it (`doubt`).
+//!
 //! I-STANDING-1: marks never go back. I-STANDING-2: a truncation that a later leader asked for is not stale: the
 //! node's vote has that leader's term, which is beyond the mark's. I-STANDING-3: an incarnation is durable before a
 //! peer is shown it.
@@ -28,6 +30,8 @@ pub enum Phase {
     Starting,
     /// It was let in.
     Running,
+    /// Its last group was torn, and it asks its peers for it: what it shows is less than what it will have.
+    InDoubt,
 }
 
 /// What a node has when it starts, and shows whom it meets.
@@ -47,6 +51,9 @@ impl Shown {
     /// Whether the node of this mark no longer has what it acknowledged.
     fn lacks(&self, mark: &PeerMark) -> bool {
         // No leader has term 0: that is a mark of a node that has acknowledged nothing.
+        if self.phase == Phase::InDoubt {
+            return false;
+        }
         let lost = mark.term > self.vote_term || (mark.term == self.vote_term && mark.index >= self.end);
         mark.term > Term::new(0) && lost
     }
@@ -128,6 +135,12 @@ impl Standing {
     /// What it remembers.
     pub fn marks(&self) -> &Marks {
         &self.0.marks
+    }
+
+    /// Its last group is no longer in doubt: what it has now is what it starts with.
+    pub(crate) fn settled(&self, vote_term: Term, end: RaftIndex) {
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown { phase: Phase::Starting, vote_term, end, ..*shown };
     }
 
     /// From now on this is a running node's, and its incarnation, which is durable (I-STANDING-3).

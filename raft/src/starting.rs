@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | open | the log is recovered, its first entry written where there is none | [`Starting::open`] |
 //! | listen | peers that ask are answered with what is remembered of them | [`PeerServer::starting`] |
-//! | ask | the peers say what they remember of this node | [`Starting::ask`], [`crate::gate`] |
+//! | ask | the peers give what they have of a last group in doubt, and say what they remember of this node | [`Starting::ask`], [`crate::gate`] |
 //! | begin | the start is counted, consensus begins | [`Starting::begin`] |
 //! | serve | requests of peers are answered | [`Giver::give`] |
 //!
@@ -14,7 +14,10 @@
 //! [`Giver::give`]: crate::peer::server::Giver::give
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 
 use openraft::network::RaftNetworkFactory;
 use stele_engine::environment::Environment;
@@ -26,11 +29,13 @@ use stele_engine::replica::{Opened, Replica};
 use stele_engine::store::{Entry, OnDurable, SegmentStore};
 use tokio::sync::oneshot;
 
-use crate::entry::{Membership, Peer, TypeConfig, decode_membership};
+use crate::doubt::Doubtful;
+use crate::entry::{LogId, Membership, Peer, TypeConfig, decode_membership};
 use crate::gate::{self, LetIn};
 use crate::node::{Begin, Birth, Node, NodeSettings, StartError};
 use crate::peer::client::PeerFactory;
 use crate::standing::{Marks, Phase, Shown, Standing, Told};
+use crate::stored::{Offer, StoredEntries};
 
 /// A node that must not take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -85,7 +90,7 @@ impl Starting {
             begin_with(store, birth)?;
         }
         let shown = Shown {
-            phase: Phase::Starting,
+            phase: if state.doubt.is_some() { Phase::InDoubt } else { Phase::Starting },
             incarnation: state.incarnation,
             vote_term: state.vote.term,
             end: store.tail().next_index,
@@ -110,22 +115,67 @@ impl Starting {
         &self.peers
     }
 
-    /// Waits until the peers let the node in. Nothing is lost where the future is dropped.
+    /// What it offers to nodes in doubt.
+    pub fn entries(&self) -> StoredEntries {
+        let replica = &self.opened.replica;
+        let alignment = replica.tail().alignment;
+        StoredEntries::new(Arc::clone(replica.store()), &self.environment.disk, replica.directory(), alignment)
+    }
+
+    /// Whether its last group was torn, so that its peers are to be asked for it.
+    pub fn is_in_doubt(&self) -> bool {
+        self.standing.shown().phase == Phase::InDoubt
+    }
+
+    /// Waits until the peers have given what they have of a last group in doubt, and let the node in. Nothing is lost
+    /// where the future is dropped.
     ///
     /// # Errors
-    /// [`StartError::Stale`]; from then on the directory stays refused.
-    pub async fn ask(&self, network: &PeerFactory) -> Result<LetIn, StartError> {
+    /// [`StartError::Stale`]; from then on the directory stays refused. The others of a log that cannot be written.
+    pub async fn ask(&mut self, network: &PeerFactory) -> Result<LetIn, StartError> {
+        let standing = self.standing.clone();
+        let offer = |node, peer, before| {
+            let network = network.clone();
+            async move { network.offer(node, &peer, before).await }
+        };
+        let settled = tokio::select! {
+            settled = self.settle(offer) => settled.map(|()| None),
+            told = standing.wait_told() => Ok(Some(told)),
+        };
         let ask = |node, peer| {
             let network = network.clone();
             async move { network.ask(node, &peer).await }
         };
-        match gate::pass(&self.standing, &self.peers, ask).await {
+        let passed = match settled? {
+            Some(told) => Err(told),
+            None => gate::pass(&self.standing, &self.peers, ask).await,
+        };
+        match passed {
             Ok(let_in) => Ok(let_in),
             Err(told) => {
                 keep_stale(self.opened.replica.store()).await?;
                 Err(StaleNode { node: self.opened.hard_state.node, told: Some(told) }.into())
             }
         }
+    }
+
+    /// Waits until nothing of the last group is in doubt any more: it has been got from the peers, or none of them has
+    /// it and nobody knows it to be committed. Nothing is lost where the future is dropped.
+    ///
+    /// # Errors
+    /// [`StartError`] of a log that cannot be written.
+    pub async fn settle<E: fmt::Display, F: Future<Output = Result<Offer, E>>>(
+        &mut self,
+        ask: impl Fn(NodeId, Peer, LogId) -> F,
+    ) -> Result<(), StartError> {
+        let Opened { replica, hard_state, .. } = &mut self.opened;
+        if let (Some(doubt), Phase::InDoubt) = (hard_state.doubt, self.standing.shown().phase) {
+            let store = replica.store();
+            let doubtful = Doubtful { store, doubt, own: hard_state.node, peers: &self.peers };
+            hard_state.vote = doubtful.settle(hard_state.vote, ask).await?;
+            self.standing.settled(hard_state.vote.term, store.tail().next_index);
+        }
+        Ok(())
     }
 
     /// Counts the start and begins consensus.

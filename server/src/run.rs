@@ -139,7 +139,7 @@ pub async fn run(config: &Config, ready: Option<&Path>) -> Result<(), RunTrouble
             () = still_starting() => {}
         }
     }
-    let waiting = Waiting::start(&environment, config, start).await?;
+    let mut waiting = Waiting::start(&environment, config, start).await?;
     let asked = tokio::select! {
         asked = waiting.starting.ask(&waiting.network) => asked,
         never = tell_waiting() => match never {},
@@ -231,7 +231,13 @@ impl Waiting {
         let starting = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??;
         let own = Own { local, standing: starting.standing().clone() };
         let (limits, metrics) = (PeerLimits::default(), Arc::new(PeerMetrics::default()));
-        let (server, giver) = PeerServer::starting(own.clone(), transport.clone(), limits, Arc::clone(&metrics));
+        let (server, giver) = PeerServer::starting(
+            own.clone(),
+            transport.clone(),
+            Some(Arc::new(starting.entries())),
+            limits,
+            Arc::clone(&metrics),
+        );
         let network = PeerFactory::new(own, transport, Arc::new(Tcp), limits, metrics);
         let peers_stop = CancellationToken::new();
         let peers = tokio::spawn(server.serve(listener, peers_stop.clone()));

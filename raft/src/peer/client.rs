@@ -33,7 +33,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{ConnectError, Connection, Dialing};
 use super::cosign::{CosignRequest, Cosigned};
-use super::message::{Answer, Failure, Request, fitting, last_log_id};
+use super::entries::fitting;
+use super::message::{Answer, Failure, Request, last_log_id};
 use super::metrics::PeerMetrics;
 use super::segments::{SealedSegment, Vouched};
 use super::transport::{Dial, Transport};
@@ -41,6 +42,7 @@ use super::wire::{Frame, MessageError};
 use super::{Class, Limits, Own};
 use crate::entry::{CommittedLeader, LogId, Peer, TypeConfig, Vote};
 use crate::standing::Told;
+use crate::stored::Offer;
 
 /// Appends that are on their way before the first of them is answered.
 pub const PIPELINE: usize = 8;
@@ -255,6 +257,18 @@ impl PeerFactory {
         SegmentClient { route: self.route(node, peer, Class::Segments) }
     }
 
+    /// Asks a node that runs or starts what its log holds behind `before`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn offer(&self, node: NodeId, peer: &Peer, before: LogId) -> Result<Offer, PeerError> {
+        let route = self.route(node, peer, Class::Recovery);
+        match route.ask(&Request::Offer(before), self.dialing.limits.stall).await? {
+            Answer::Offered(offered) if offered.before == before => Ok(offered.offer),
+            _ => Err(PeerError::Mismatch(node)),
+        }
+    }
+
     /// Signatures of another node, on a connection of their own.
     pub fn cosigner(&self, node: NodeId, peer: &Peer) -> CosignClient {
         CosignClient { route: self.route_among(&self.cosigning, node, peer, Class::Control) }
@@ -326,7 +340,7 @@ impl PeerClient {
     fn stream_wait(&self, option: &RPCOption) -> Duration {
         match self.stream.class {
             Class::Log => option.soft_ttl().max(self.stream.dialing.limits.stall),
-            Class::Control | Class::Segments => option.soft_ttl(),
+            Class::Control | Class::Segments | Class::Recovery => option.soft_ttl(),
         }
     }
 }

@@ -179,7 +179,7 @@ pub(super) struct Dialing {
 }
 
 impl Dialing {
-    /// Connects to a running node.
+    /// Connects to a running node; for recovery to any.
     pub(super) async fn connect(
         &self,
         node: NodeId,
@@ -190,6 +190,7 @@ impl Dialing {
         // What is greeted by a starting node carries no requests: its incarnation is not counted yet.
         match (self.own.standing.shown().phase, shown.phase) {
             (Phase::Running, Phase::Running) => Ok(connection),
+            _ if class == Class::Recovery => Ok(connection),
             _ => Err(ConnectError::Starting(node)),
         }
     }
@@ -280,6 +281,8 @@ pub(super) enum Purpose {
     Requests,
     /// Nothing, or what the peer remembers: one of the two is starting.
     Acquaintance,
+    /// What this node has stored.
+    Recovery,
 }
 
 impl Accepting {
@@ -324,6 +327,7 @@ impl Accepting {
                     connection.send(welcome.encode()).await.map_err(|_gone| Refused::Garbage)?;
                     connection.allow(max_request_bytes(class));
                     let purpose = match (own.phase, shown.phase) {
+                        _ if class == Class::Recovery => Purpose::Recovery,
                         (Phase::Running, Phase::Running) => Purpose::Requests,
                         _ => Purpose::Acquaintance,
                     };

@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `STELPEER` |
 //! | 8 | 2 | version of the protocol | 1 |
-//! | 10 | 1 | class | 1 log, 2 control, 3 segments |
+//! | 10 | 1 | class | 1 log, 2 control, 3 segments, 4 recovery |
 //! | 11 | 32 | cluster id | |
 //! | 43 | 8 | from | the node that connects |
 //! | 51 | 8 | to | the node it means |
@@ -27,11 +27,11 @@
 //!
 //! | part | bytes | fields |
 //! |---|---|---|
-//! | shown | 21 | phase 1 (0 starting, 1 running), incarnation 4, term of the vote 8, end of the log 8 |
+//! | shown | 21 | phase 1 (0 starting, 1 running, 2 in doubt), incarnation 4, term of the vote 8, end of the log 8 |
 //! | stale | 17 | 1, incarnation seen 8, incarnation shown 8; or 2, term 8 and index 8 that were acknowledged |
 //!
-//! Where either node is starting, the connection carries nothing more but, from a node that finds the one that
-//! answered stale, `stale` of [`super::message`].
+//! Where either node is not running, a connection of another class than recovery carries nothing more but, from a node
+//! that finds the one that answered stale, `stale` of [`super::message`].
 //!
 //! Little-endian. Magic, version and verdict keep their places in all versions; both messages have at most
 //! 256 bytes in all versions. Whoever hears anything else closes the connection.

@@ -13,6 +13,7 @@
 //! | 7 | stale | any | | none: the connection ends |
 //! | 8 | cosign | control | 0x88 | cosigned |
 //! | 9 | vouch | segments | 0x89 | vouched |
+//! | 10 | offer | recovery | 0x8a | offered |
 //! | | any | any | 0xff | failed |
 //!
 //! Parts of messages:
@@ -30,15 +31,10 @@
 //! | 1 | 17 | vote | the leader's |
 //! | 18 | 17 | log id | of the entry before the first |
 //! | 35 | 17 | log id | up to which the leader knows the log to be committed |
-//! | 52 | 4 | entry count `n` | at most [`MAX_ENTRIES`] |
-//! | 56 | 17 `n` | per entry | kind 1, term 8, body length 4, payload slots' length 4 |
-//! | .. | .. | per entry | body, then payload slots: the bytes that will lie in the files |
+//! | 52 | .. | entries | [`super::entries`] |
 //!
 //! The vote of an append and of transfer leader is committed, that of vote and pre-vote is not, and each is the vote of
 //! the peer that sends it.
-//!
-//! The entries follow the one before, so their indexes are not said. Bodies and slots together are at most
-//! [`MAX_ENTRIES_BYTES`].
 //!
 //! The others, field after field:
 //!
@@ -51,6 +47,7 @@
 //! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
 //! | cosign | size 8, root 32, wait 4: milliseconds, at most [`MAX_COSIGN_WAIT`] |
 //! | vouch | tree size 8, at least 1 |
+//! | offer | log id 17: the last entry of the node that asks |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
@@ -58,6 +55,7 @@
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
 //! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]) |
 //! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
+//! | offered | log id 17 (the last of the node that answers), log id 17 (that of the request), entries ([`super::entries`]) that come behind it |
 //! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign, 5 no checkpoint of so many records |
 //!
 //! Little-endian. Numbers of 64 bits are below 2^62. Signature lines and notes are UTF-8; what they say is not looked at here.
@@ -69,9 +67,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use stele_engine::batch::{Batch, MAX_PAYLOAD_BYTES};
-use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
-use stele_engine::number::{NodeId, RaftIndex, SegmentNumber};
+use stele_engine::number::{NodeId, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
 use stele_engine::signing_state::SignedHead;
 use stele_proof::TreeSize;
@@ -79,24 +75,19 @@ use stele_proof::tree::Hash;
 
 use super::Class;
 use super::cosign::{CosignRequest, Cosigned, MAX_COSIGN_WAIT, MAX_COSIGNED_NOTE_BYTES, MAX_LINES_BYTES};
+use super::entries;
 use super::segments::{MAX_LIST_BYTES, MAX_NOTE_BYTES, MAX_PROOF_HASHES, MAX_READ_BYTES, SealedSegment, Vouched};
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
-use crate::entry::{CommittedLeader, Entry, LogId, Payload, TypeConfig, Vote, decode_membership};
-use crate::raft_log::READ_BYTES;
+use crate::entry::{LogId, TypeConfig, Vote};
 use crate::standing::Stale;
+use crate::stored::Offer;
 
-/// Most entries of one append.
-pub const MAX_ENTRIES: usize = 1 << 16;
-/// Most bytes of bodies and payload slots of one append: what is read at a time, and one entry of the largest.
-pub const MAX_ENTRIES_BYTES: usize = READ_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES;
-
-const APPEND_BYTES: usize = 56;
-const ENTRY_BYTES: usize = 17;
+/// Bytes of an append before its entries.
+const APPEND_BYTES: usize = 52;
 /// Largest message that is neither an append nor about segments, nor holds signatures.
 const SMALL_BYTES: usize = 64;
 
-const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 4);
-const _: () = assert!(ENTRY_BYTES == 1 + 8 + 4 + 4);
+const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17);
 const _: () = assert!(MAX_LINES_BYTES <= MAX_COSIGNED_NOTE_BYTES);
 
 const APPEND: u8 = 1;
@@ -108,6 +99,7 @@ const READ: u8 = 6;
 const STALE: u8 = 7;
 const COSIGN: u8 = 8;
 const VOUCH: u8 = 9;
+const OFFER: u8 = 10;
 const APPENDED: u8 = 0x81;
 const VOTED: u8 = 0x82;
 const TRANSFERRED: u8 = 0x84;
@@ -115,13 +107,14 @@ const SEGMENTS: u8 = 0x85;
 const BYTES: u8 = 0x86;
 const COSIGNED: u8 = 0x88;
 const VOUCHED: u8 = 0x89;
+const OFFERED: u8 = 0x8a;
 const FAILED: u8 = 0xff;
 
 /// Most bytes of a request on a connection of this class.
 pub(super) const fn max_request_bytes(class: Class) -> usize {
     match class {
-        Class::Log => APPEND_BYTES + MAX_ENTRIES * ENTRY_BYTES + MAX_ENTRIES_BYTES,
-        Class::Control | Class::Segments => SMALL_BYTES,
+        Class::Log => APPEND_BYTES + entries::MAX_BYTES,
+        Class::Control | Class::Segments | Class::Recovery => SMALL_BYTES,
     }
 }
 
@@ -130,6 +123,7 @@ pub(super) const fn max_answer_bytes(class: Class) -> usize {
     match class {
         Class::Log => SMALL_BYTES,
         Class::Control => SMALL_BYTES + MAX_COSIGNED_NOTE_BYTES,
+        Class::Recovery => SMALL_BYTES + entries::MAX_BYTES,
         Class::Segments => SMALL_BYTES + if MAX_READ_BYTES > MAX_LIST_BYTES { MAX_READ_BYTES } else { MAX_LIST_BYTES },
     }
 }
@@ -144,11 +138,21 @@ pub(super) enum Request {
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     TransferLeader(TransferLeaderRequest<TypeConfig>),
-    ListSegments { from: SegmentNumber },
-    ReadSegment { file: SegmentFile, offset: u64, len: u32 },
+    ListSegments {
+        from: SegmentNumber,
+    },
+    ReadSegment {
+        file: SegmentFile,
+        offset: u64,
+        len: u32,
+    },
     Stale(Stale),
     Cosign(CosignRequest),
-    Vouch { size: TreeSize },
+    Vouch {
+        size: TreeSize,
+    },
+    /// The last entry of the node that asks.
+    Offer(LogId),
 }
 
 /// What it is answered.
@@ -161,7 +165,15 @@ pub(super) enum Answer {
     Bytes(Bytes),
     Cosigned(Cosigned),
     Vouched(Vouched),
+    Offered(Offered),
     Failed(Failure),
+}
+
+/// What a peer has behind the last entry of the node that asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Offered {
+    pub(super) before: LogId,
+    pub(super) offer: Offer,
 }
 
 /// Why a peer could not do what it was asked for.
@@ -190,22 +202,6 @@ pub(super) fn last_log_id(append: &AppendEntriesRequest<TypeConfig>) -> Option<L
     append.entries.last().map_or(append.prev_log_id, |last| Some(LogId::new(last.leader, last.index.get())))
 }
 
-/// How many of the entries fit one message; at least one, where there is one.
-pub(super) fn fitting(entries: &[Entry]) -> usize {
-    let mut bytes = 0;
-    let fits = |entry: &&Entry| {
-        bytes += entry.payload.body.len() + entry.payload.slots.len();
-        bytes <= MAX_ENTRIES_BYTES
-    };
-    entries.iter().take(MAX_ENTRIES).take_while(fits).count()
-}
-
-/// Whether the entries follow each other and the one before: indexes are not sent.
-fn follow(append: &AppendEntriesRequest<TypeConfig>) -> bool {
-    let first = append.prev_log_id.map_or(0, |before| before.index + 1);
-    append.entries.iter().zip(first..).all(|(entry, index)| entry.index.get() == index)
-}
-
 impl Request {
     /// Whether the peer speaks for itself: a leader of its own entries, a candidate for its own vote. openraft takes
     /// this for granted, and where its assertions are compiled in, it stops where it is not so.
@@ -219,7 +215,8 @@ impl Request {
             | Self::ReadSegment { .. }
             | Self::Stale(_)
             | Self::Cosign(_)
-            | Self::Vouch { .. } => true,
+            | Self::Vouch { .. }
+            | Self::Offer(_) => true,
         }
     }
 
@@ -263,6 +260,11 @@ impl Request {
                 frame.finish()
             }
             Self::Cosign(cosign) => encode_cosign(cosign),
+            Self::Offer(last) => {
+                let mut frame = FrameWriter::of_type(OFFER);
+                frame.log_id(Some(last));
+                frame.finish()
+            }
             Self::Vouch { size } => {
                 let mut frame = FrameWriter::of_type(VOUCH);
                 frame.put(&size.get().to_le_bytes());
@@ -291,6 +293,7 @@ impl Request {
             (Class::Control, COSIGN) => Self::Cosign(decode_cosign(&mut fields)?),
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
+            (Class::Recovery, OFFER) => Self::Offer(fields.log_id()?.ok_or(MessageError::Field("log id"))?),
             (_, STALE) => Self::Stale(fields.stale()?),
             (Class::Segments, VOUCH) => {
                 let size = fields.u64("size")?;
@@ -307,24 +310,11 @@ impl Request {
 }
 
 fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
-    let count = append.entries.len();
-    assert!(fitting(&append.entries) == count && follow(append), "{count} entries that are no message");
-    let length = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
     let mut frame = FrameWriter::of_type(APPEND);
     frame.vote(&append.vote);
     frame.log_id(append.prev_log_id.as_ref());
     frame.log_id(append.leader_commit.as_ref());
-    frame.put(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-    for entry in &append.entries {
-        frame.put(&[entry.payload.kind.number()]);
-        frame.put(&entry.leader.term.to_le_bytes());
-        frame.put(&length(&entry.payload.body));
-        frame.put(&length(&entry.payload.slots));
-    }
-    for entry in &append.entries {
-        frame.put_bytes(&entry.payload.body);
-        frame.put_bytes(&entry.payload.slots);
-    }
+    entries::write(&mut frame, append.prev_log_id.as_ref(), &append.entries);
     frame.finish()
 }
 
@@ -332,61 +322,8 @@ fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
 fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
     let mut fields = Fields::new(&message);
     let (vote, prev_log_id, leader_commit) = (fields.vote()?, fields.log_id()?, fields.log_id()?);
-    let count = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
-    if count > MAX_ENTRIES {
-        return Err(MessageError::Field("entry count"));
-    }
-    let headers = count * ENTRY_BYTES;
-    let mut at = message.len() - fields.left() + headers;
-    if headers > fields.left() {
-        return Err(MessageError::Length(message.len()));
-    }
-    if message.len() - at > MAX_ENTRIES_BYTES {
-        return Err(MessageError::Field("entries"));
-    }
-    let mut entries = Vec::with_capacity(count);
-    let mut index = RaftIndex::new(prev_log_id.map_or(0, |before| before.index + 1));
-    let mut last_term = prev_log_id.map_or(0, |before| before.leader_id.term);
-    for _ in 0..count {
-        let kind = EntryKind::from_number(fields.u8()?).ok_or(MessageError::Field("entry kind"))?;
-        let term = fields.u64("term")?;
-        if term < last_term || term > vote.leader_id.term {
-            return Err(MessageError::Entry(index));
-        }
-        let mut slice = |len: u32| {
-            let end = at.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
-            let bytes = (end <= message.len()).then(|| message.slice(at..end));
-            at = end;
-            bytes.ok_or(MessageError::Length(message.len()))
-        };
-        let (body_len, slots_len) = (fields.u32()?, fields.u32()?);
-        let payload = Payload { kind, body: slice(body_len)?, slots: slice(slots_len)? };
-        if !can_stand(&payload) {
-            return Err(MessageError::Entry(index));
-        }
-        entries.push(Entry { leader: CommittedLeader::new(term), index, payload });
-        (index, last_term) = (index.next(), term);
-    }
-    if at != message.len() {
-        return Err(MessageError::Length(message.len()));
-    }
+    let entries = entries::read(fields, &message, prev_log_id.as_ref(), vote.leader_id.term)?;
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
-}
-
-/// Whether a log takes such an entry. openraft stops a node whose log refuses one, so nobody may send it.
-fn can_stand(payload: &Payload) -> bool {
-    let Payload { kind, body, slots } = payload;
-    let slots_len = match kind {
-        EntryKind::Blank if body.is_empty() => 0,
-        EntryKind::Membership if decode_membership(body).is_some() => 0,
-        EntryKind::Seal if body.len() == 8 => 0,
-        EntryKind::Batch => match Batch::parse(body) {
-            Ok(batch) => batch.payload_len(),
-            Err(_) => return false,
-        },
-        _ => return false,
-    };
-    body.len() <= MAX_BODY_BYTES && u32::try_from(slots.len()) == Ok(slots_len)
 }
 
 fn encode_vote(message: u8, vote: &VoteRequest<TypeConfig>) -> Frame {
@@ -487,6 +424,13 @@ impl Answer {
                 vouched.write(&mut frame);
                 frame.finish()
             }
+            Self::Offered(Offered { before, offer }) => {
+                let mut frame = FrameWriter::of_type(OFFERED);
+                frame.log_id(offer.last.as_ref());
+                frame.log_id(Some(before));
+                entries::write(&mut frame, Some(before), &offer.entries);
+                frame.finish()
+            }
             Self::Failed(failure) => {
                 let mut frame = FrameWriter::of_type(FAILED);
                 frame.put(&[match failure {
@@ -524,6 +468,13 @@ impl Answer {
             VOUCHED => {
                 message.advance(1);
                 return Ok(Self::Vouched(Vouched::read(message)?));
+            }
+            OFFERED => {
+                let last = fields.log_id()?;
+                let before = fields.log_id()?.ok_or(MessageError::Field("log id"))?;
+                let max_term = last.map_or(0, |last| last.leader_id.term);
+                let entries = entries::read(fields, &message, Some(&before), max_term)?;
+                return Ok(Self::Offered(Offered { before, offer: Offer { last, entries } }));
             }
             FAILED => Self::Failed(match fields.u8()? {
                 1 => Failure::Stopped,

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Accepted, Accepting, Connection, Purpose};
 use super::cosign::Cosign;
-use super::message::{Answer, Failure, Request, last_log_id};
+use super::message::{Answer, Failure, Offered, Request, last_log_id};
 use super::metrics::{PeerMetrics, Refused};
 use super::segments::{SegmentSource, SourceError};
 use super::transport::{BoxSocket, Listen, Transport};
@@ -36,6 +36,7 @@ use super::wire::MessageError;
 use super::{Class, Limits, Own};
 use crate::entry::TypeConfig;
 use crate::standing::{Stale, Told};
+use crate::stored::StoredEntries;
 
 /// Appends that were read and are not with openraft yet.
 const READ_AHEAD: usize = 4;
@@ -155,6 +156,8 @@ pub struct PeerServer<R> {
 
 struct Serving<R> {
     accepting: Accepting,
+    /// What is offered to nodes in doubt, from the first phase of a start on.
+    entries: Option<Arc<StoredEntries>>,
     /// `None` while the node starts.
     served: watch::Receiver<Option<Arc<Served<R>>>>,
 }
@@ -182,18 +185,24 @@ impl<R> Giver<R> {
 }
 
 impl<R: RaftHandle> PeerServer<R> {
-    /// A server of a running node.
+    /// A server of a running node, which offers nothing to nodes in doubt.
     pub fn new(own: Own, transport: Transport, served: Served<R>, limits: Limits, metrics: Arc<PeerMetrics>) -> Self {
-        let (server, giver) = Self::starting(own, transport, limits, metrics);
+        let (server, giver) = Self::starting(own, transport, None, limits, metrics);
         giver.give(served);
         server
     }
 
     /// A server of a node that starts, and the way to give it what it answers from.
-    pub fn starting(own: Own, transport: Transport, limits: Limits, metrics: Arc<PeerMetrics>) -> (Self, Giver<R>) {
+    pub fn starting(
+        own: Own,
+        transport: Transport,
+        entries: Option<Arc<StoredEntries>>,
+        limits: Limits,
+        metrics: Arc<PeerMetrics>,
+    ) -> (Self, Giver<R>) {
         let (giver, served) = watch::channel(None);
         let accepting = Accepting { own, transport, limits, metrics };
-        (Self { serving: Arc::new(Serving { accepting, served }) }, Giver(giver))
+        (Self { serving: Arc::new(Serving { accepting, entries, served }) }, Giver(giver))
     }
 
     /// Serves whoever connects, until told to stop; then every connection is closed.
@@ -244,6 +253,7 @@ impl<R: RaftHandle> Serving<R> {
         let Some(Accepted { connection, class, from, purpose }) = self.accepting.accept(socket).await else { return };
         let served = match purpose {
             Purpose::Acquaintance => self.hear_out(from, class, connection).await,
+            Purpose::Recovery => self.offer(from, class, connection).await,
             Purpose::Requests => match self.served().await {
                 Some(served) => Conversation { serving: self, served: &served, from }.hold(class, connection).await,
                 None => Ok(()),
@@ -260,6 +270,42 @@ impl<R: RaftHandle> Serving<R> {
         let mut served = self.served.clone();
         let given = served.wait_for(Option::is_some).await;
         given.ok().and_then(|given| given.clone())
+    }
+
+    /// Offers what stands here behind the last entry of a node in doubt, as often as it asks.
+    async fn offer(&self, from: NodeId, class: Class, mut connection: Connection) -> Result<(), Ended> {
+        loop {
+            let (mut receiver, _) = connection.halves();
+            let Some(frame) = receiver.next().await? else { return Ok(()) };
+            let answer = match (decode(class, from, frame)?, self.entries.clone()) {
+                (Request::Stale(stale), _) => {
+                    self.accepting.own.standing.tell(Told { by: from, stale });
+                    return Ok(());
+                }
+                (Request::Offer(before), Some(entries)) => {
+                    match tokio::task::spawn_blocking(move || entries.offer(&before)).await? {
+                        Ok(offer) => Answer::Offered(Offered { before, offer }),
+                        Err(error) => {
+                            tracing::error!(%error, "a node in doubt asked for entries that cannot be read");
+                            Answer::Failed(Failure::Unreadable)
+                        }
+                    }
+                }
+                (Request::Offer(_), None) => Answer::Failed(Failure::Stopped),
+                _ => return Err(MessageError::Type(0).into()),
+            };
+            self.send(&mut connection, &answer).await?;
+        }
+    }
+
+    /// Sends an answer; that consensus has stopped where this node was found stale meanwhile.
+    async fn send(&self, connection: &mut Connection, answer: &Answer) -> Result<(), Ended> {
+        let frame = match self.accepting.own.standing.told() {
+            None => answer.encode(),
+            Some(_) => Answer::Failed(Failure::Stopped).encode(),
+        };
+        let sent = timeout(self.accepting.limits.write, connection.send(frame)).await;
+        Ok(sent.map_err(|_elapsed| Ended::Unread)??)
     }
 
     /// What a peer says that was greeted while one of the two was starting: nothing, or that this node is stale.
@@ -286,19 +332,8 @@ impl<R: RaftHandle> Conversation<'_, R> {
     async fn hold(&self, class: Class, connection: Connection) -> Result<(), Ended> {
         match class {
             Class::Log => self.serve_log(connection).await,
-            Class::Control | Class::Segments => self.serve_questions(class, connection).await,
+            Class::Control | Class::Segments | Class::Recovery => self.serve_questions(class, connection).await,
         }
-    }
-
-    /// Sends an answer; that consensus has stopped where this node was found stale meanwhile.
-    async fn send(&self, connection: &mut Connection, answer: &Answer) -> Result<(), Ended> {
-        let accepting = &self.serving.accepting;
-        let frame = match accepting.own.standing.told() {
-            None => answer.encode(),
-            Some(_) => Answer::Failed(Failure::Stopped).encode(),
-        };
-        let sent = timeout(accepting.limits.write, connection.send(frame)).await;
-        Ok(sent.map_err(|_elapsed| Ended::Unread)??)
     }
 
     /// The peer finds this node stale.
@@ -315,7 +350,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
                 Err(Ended::Stopped(_)) => Answer::Failed(Failure::Stopped),
                 other => other?,
             };
-            self.send(&mut connection, &answer).await?;
+            self.serving.send(&mut connection, &answer).await?;
         }
     }
 
@@ -358,6 +393,8 @@ impl<R: RaftHandle> Conversation<'_, R> {
                 self.told(stale);
                 Answer::Failed(Failure::Stopped)
             }
+            // Of a connection for recovery, which is not held here.
+            Request::Offer(_) => return Err(MessageError::Type(0).into()),
         })
     }
 
@@ -396,7 +433,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
                         // stream; where it has sent more already, it closes the connection.
                         appends = Appends::start(&self.served.raft);
                     }
-                    self.send(&mut connection, &answer).await?;
+                    self.serving.send(&mut connection, &answer).await?;
                     if answer == Answer::Failed(Failure::Stopped) {
                         return Ok(());
                     }

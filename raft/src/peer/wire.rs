@@ -125,6 +125,7 @@ impl FrameWriter {
         self.put(&[match shown.phase {
             Phase::Starting => 0,
             Phase::Running => 1,
+            Phase::InDoubt => 2,
         }]);
         self.put(&shown.incarnation.to_le_bytes());
         self.put(&shown.vote_term.get().to_le_bytes());
@@ -229,7 +230,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn shown(&mut self) -> Result<Shown, MessageError> {
-        let phase = if self.flag("phase")? { Phase::Running } else { Phase::Starting };
+        let phase = match self.u8()? {
+            0 => Phase::Starting,
+            1 => Phase::Running,
+            2 => Phase::InDoubt,
+            _ => return Err(MessageError::Field("phase")),
+        };
         let incarnation = self.u32()?;
         let (vote_term, end) = (Term::new(self.u64("vote term")?), RaftIndex::new(self.u64("end")?));
         Ok(Shown { phase, incarnation, vote_term, end })

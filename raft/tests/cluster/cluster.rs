@@ -21,8 +21,11 @@ use stele_engine::segment::SegmentFile;
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_proof::record::{Actor, Finished, Object, RecordBuilder, SelfHash, Subject};
 use stele_proof::{TreeSize, UnixMillis};
+use stele_raft::gate::LetIn;
 use stele_raft::intake::{Answers, Refused, Submitted};
 use stele_raft::node::{Begin, Birth, Node, NodeSettings};
+use stele_raft::starting::Starting;
+use stele_raft::stored::StoredEntries;
 use stele_simulator::fake_disk::FakeDisk;
 use stele_simulator::random::SplitMix64;
 use tempfile::TempDir;
@@ -43,6 +46,8 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Option<Node>>,
     /// What stands in for the disks of nodes that have no real one.
     disks: BTreeMap<u64, FakeDisk>,
+    /// Starts that began with a torn last group.
+    doubts: u64,
 }
 
 /// Timings of an election, and nothing is sealed by age.
@@ -88,7 +93,8 @@ impl Cluster {
     /// Nodes with these settings, on these disks where there are any.
     pub(crate) async fn start_with(count: u64, settings: NodeSettings, disks: BTreeMap<u64, FakeDisk>) -> Self {
         let (directory, wires) = (tempfile::tempdir().unwrap(), Wires::default());
-        let mut cluster = Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks };
+        let mut cluster =
+            Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks, doubts: 0 };
         for id in 1..=count {
             let options = MemberOptions {
                 node: NodeId::new(id),
@@ -119,9 +125,7 @@ impl Cluster {
             self.kill(id).await;
         }
         self.disks.extend(crashed);
-        for id in self.ids() {
-            self.restart(id).await;
-        }
+        self.start_nodes(&self.ids()).await;
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -137,11 +141,45 @@ impl Cluster {
     }
 
     pub(crate) async fn restart(&mut self, id: u64) {
-        let (path, birth, ends) = (self.path(id), self.birth.clone(), self.wires.of(id));
-        let (environment, settings) = (self.environment(id), self.settings.clone());
-        let node = Node::start(&environment, &path, settings, &Begin::Cluster(birth), ends).await.unwrap();
-        self.wires.join(id, node.raft().clone());
-        self.nodes.insert(id, Some(node));
+        self.start_nodes(&[id]).await;
+    }
+
+    /// Starts nodes at the same time: those whose last group was torn ask the others for it, whether those run or start.
+    async fn start_nodes(&mut self, ids: &[u64]) {
+        let begin = Begin::Cluster(self.birth.clone());
+        let mut starting = Vec::new();
+        let mut entries = BTreeMap::new();
+        for id in ids {
+            let (environment, settings) = (self.environment(*id), self.settings.clone());
+            let opened = Starting::open(&environment, &self.path(*id), settings, &begin).unwrap();
+            self.doubts += u64::from(opened.is_in_doubt());
+            entries.insert(*id, Arc::new(opened.entries()));
+            starting.push((*id, opened));
+        }
+        for (id, node) in self.nodes.iter().filter_map(|(id, node)| Some((*id, node.as_ref()?))) {
+            let replica = node.replica().lock();
+            let (store, alignment) = (Arc::clone(replica.store()), replica.tail().alignment);
+            let stored = StoredEntries::new(store, &self.environment(id).disk, replica.directory(), alignment);
+            entries.insert(id, Arc::new(stored));
+        }
+        for (id, mut opened) in starting {
+            let offer = |node: NodeId, _, before| {
+                let entries = entries.get(&node.get()).cloned();
+                async move {
+                    let entries = entries.ok_or_else(|| format!("node {node} is down"))?;
+                    entries.offer(&before).map_err(|error| error.to_string())
+                }
+            };
+            opened.settle(offer).await.unwrap();
+            let node = opened.begin(LetIn::unasked(), self.wires.of(id)).await.unwrap();
+            self.wires.join(id, node.raft().clone());
+            self.nodes.insert(id, Some(node));
+        }
+    }
+
+    /// How many starts have begun with a torn last group.
+    pub(crate) const fn doubts(&self) -> u64 {
+        self.doubts
     }
 
     /// Stops a node without a clean mark, as a kill would: the store is dropped and not closed.

@@ -7,7 +7,8 @@ mod sites;
 use std::time::Duration;
 
 use sites::{PATIENCE, Sites, until};
-use stele_engine::number::NodeId;
+use stele_engine::frame::Tail;
+use stele_engine::number::{NodeId, RaftIndex};
 use stele_raft::node::StartError;
 use stele_raft::standing::Stale;
 use tokio::time::timeout;
@@ -33,7 +34,7 @@ async fn a_node_alone_waits_and_does_not_vote() {
     let mut sites = Sites::running(3).await;
     sites.stop(&[1, 2, 3]).await;
     let before = sites.hard_state(1);
-    let waiting = sites.open(1).await.unwrap();
+    let mut waiting = sites.open(1).await.unwrap();
     // Twice what an election takes.
     let asked = timeout(Duration::from_millis(1500), waiting.starting.ask(&waiting.network)).await;
     assert!(asked.is_err(), "it was let in by nobody");
@@ -90,6 +91,77 @@ async fn a_copy_from_before_the_last_start_is_refused() {
     sites.restore(3, &copy);
     assert_eq!(sites.refused(3).await.unwrap().stale, Stale::Incarnation { seen: 2, shown: 1 });
     sites.write(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_group_that_rotted_behind_its_acknowledgement_comes_back_from_the_peers() {
+    let mut sites = Sites::running(3).await;
+    // It is known to be committed, or not.
+    for committed in [true, false] {
+        // Those that run offer it, and those that start.
+        for others in [&[][..], &[1, 2]] {
+            sites.settle().await;
+            let from = sites.tail(3);
+            sites.write(20).await;
+            sites.settle().await;
+            let to = sites.tail(3);
+            let whole = sites.bytes(1, (&from, &to));
+            sites.kill(&[&[3], others].concat()).await;
+            let committed = if committed { to.next_index } else { from.next_index };
+            sites.rot_last_group(3, (&from, &to), committed);
+            assert_ne!(sites.bytes(3, (&from, &to)), whole);
+            sites.start(&[&[3], others].concat()).await;
+            sites.settle().await;
+            assert_eq!(sites.bytes(3, (&from, &to)), whole, "{committed}, {others:?} started with it");
+            assert_eq!(sites.hard_state(3).doubt, None);
+        }
+    }
+    sites.write(20).await;
+    sites.settle().await;
+}
+
+/// Three stopped nodes: the first has the whole log, the second lacks the last group, that of the third has rotted.
+async fn with_one_holder(is_committed: impl Fn(&Tail, &Tail) -> RaftIndex) -> (Sites, Tail, Tail) {
+    let mut sites = Sites::running(3).await;
+    sites.settle().await;
+    let (from, copy) = (sites.tail(3), sites.back_up(2));
+    sites.write(20).await;
+    sites.settle().await;
+    let to = sites.tail(3);
+    sites.kill(&[1, 2, 3]).await;
+    sites.restore(2, &copy);
+    sites.rot_last_group(3, (&from, &to), is_committed(&from, &to));
+    (sites, from, to)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_group_that_is_committed_is_waited_for() {
+    let (sites, _, to) = with_one_holder(|_, to| to.next_index).await;
+    let (lacking, mut waiting) = (sites.open(2).await.unwrap(), sites.open(3).await.unwrap());
+    let asked = timeout(Duration::from_secs(4), waiting.starting.ask(&waiting.network)).await;
+    assert!(asked.is_err(), "it went on without what is committed");
+    // Also behind another start.
+    waiting.close().await;
+    assert!(sites.hard_state(3).doubt.is_some());
+    let mut waiting = sites.open(3).await.unwrap();
+    assert!(waiting.starting.is_in_doubt());
+    let holding = sites.open(1).await.unwrap();
+    timeout(PATIENCE, waiting.starting.ask(&waiting.network)).await.unwrap().unwrap();
+    assert_eq!(waiting.starting.replica().store().tail(), to);
+    for node in [lacking, waiting, holding] {
+        node.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_group_that_nobody_offers_or_knows_to_be_committed_is_cut() {
+    let (sites, from, _) = with_one_holder(|from, _| from.next_index).await;
+    let (lacking, mut waiting) = (sites.open(2).await.unwrap(), sites.open(3).await.unwrap());
+    timeout(PATIENCE, waiting.starting.ask(&waiting.network)).await.unwrap().unwrap();
+    assert_eq!(waiting.starting.replica().store().tail(), from);
+    for node in [lacking, waiting] {
+        node.close().await;
+    }
 }
 
 /// A copy of a follower that was made while it ran, and that lacks what it acknowledged since.

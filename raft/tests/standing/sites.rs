@@ -10,12 +10,15 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use stele_engine::birth::{MemberOptions, create_member};
 use stele_engine::directory::LogDirectory;
+use stele_engine::disk::Access;
 use stele_engine::environment::Environment;
+use stele_engine::frame::Tail;
 use stele_engine::hard_state::{HardState, read_hard_state};
 use stele_engine::local::SealSettings;
 use stele_engine::membership::{Membership, Node as Member};
 use stele_engine::number::{Alignment, BlockHeight, NodeId, RaftIndex, SegmentNumber, SiteName};
 use stele_engine::reserved::{Genesis, LogId};
+use stele_engine::ring::{Slot, read_ring};
 use stele_engine::segment::SegmentFile;
 use stele_proof::UnixMillis;
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
@@ -172,7 +175,13 @@ impl Sites {
         let local = Local { cluster: ClusterId::new([5; 32]), node: NodeId::new(node) };
         let own = Own { local, standing: starting.standing().clone() };
         let (limits, metrics) = (Limits::default(), Arc::new(PeerMetrics::default()));
-        let (server, giver) = PeerServer::starting(own.clone(), Transport::Plain, limits, Arc::clone(&metrics));
+        let (server, giver) = PeerServer::starting(
+            own.clone(),
+            Transport::Plain,
+            Some(Arc::new(starting.entries())),
+            limits,
+            Arc::clone(&metrics),
+        );
         let network = PeerFactory::new(own, Transport::Plain, Arc::new(Tcp), limits, Arc::clone(&metrics));
         let listener = TcpListener::bind(self.addresses[&node]).await.unwrap();
         let stop = CancellationToken::new();
@@ -181,7 +190,7 @@ impl Sites {
     }
 
     async fn try_start(&self, node: u64) -> Result<Running, StartError> {
-        let waiting = self.open(node).await?;
+        let mut waiting = self.open(node).await?;
         let asked = timeout(PATIENCE, waiting.starting.ask(&waiting.network)).await.unwrap();
         let Waiting { starting, network, giver, listening } = waiting;
         match asked {
@@ -202,6 +211,35 @@ impl Sites {
                 Err(error)
             }
         }
+    }
+
+    /// Behind the last entry of a running node.
+    pub(crate) fn tail(&self, node: u64) -> Tail {
+        self.running[&node].node.replica().lock().store().tail()
+    }
+
+    /// Lets a stopped node's last group be what stands from one tail to another, with the flush that made it durable the
+    /// last thing it did, and its first frame rot.
+    pub(crate) fn rot_last_group(&self, node: u64, (from, to): (&Tail, &Tail), committed: RaftIndex) {
+        assert_eq!(from.segment, to.segment);
+        let path = LogDirectory::new(self.path(node)).segment_file(SegmentFile::Frames(from.segment));
+        let disk = Environment::system().disk;
+        let file = disk.open(&path, Access::Write).unwrap();
+        let (slots, _) = read_ring(file.as_ref(), from.segment).unwrap();
+        let newest = slots.iter().map(|slot| slot.group).max().unwrap();
+        let (segment, group) = (from.segment, newest.next());
+        let slot = Slot { segment, group, start: from.offset, end: to.offset, committed };
+        file.write_at(&slot.encode(), Slot::place(group)).unwrap();
+        file.write_at(&[0x55; 9], from.offset.get() + 70).unwrap();
+        file.sync().unwrap();
+    }
+
+    /// The bytes of a node's segment from one tail to another.
+    pub(crate) fn bytes(&self, node: u64, (from, to): (&Tail, &Tail)) -> Vec<u8> {
+        let path = LogDirectory::new(self.path(node)).segment_file(SegmentFile::Frames(from.segment));
+        let bytes = std::fs::read(path).unwrap();
+        let [from, to] = [from, to].map(|tail| usize::try_from(tail.offset.get()).unwrap());
+        bytes[from..to].to_vec()
     }
 
     /// Starts nodes, all at once.

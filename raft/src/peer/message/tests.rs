@@ -2,18 +2,20 @@ use openraft::entry::RaftPayload;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::vote::RaftVote;
 use proptest::prelude::*;
-use stele_engine::batch::BatchBuilder;
-use stele_engine::number::{LIMIT, Term};
+use stele_engine::batch::{BatchBuilder, MAX_PAYLOAD_BYTES};
+use stele_engine::frame::{EntryKind, MAX_BODY_BYTES};
+use stele_engine::number::{LIMIT, RaftIndex, Term};
 use stele_proof::record::Salt;
 use stele_proof::tree::Hash;
 use stele_proof::{LeafIndex, TreeSize};
 
 use super::*;
-use crate::entry::{Membership, Peer, Vote, log_id};
+use crate::entry::{CommittedLeader, Entry, Membership, Payload, Peer, Vote, log_id};
+use crate::peer::entries::{MAX_ENTRIES, fitting};
 use crate::peer::hello::{Greeting, Hello, HelloFault, Refusal};
 use crate::peer::wire::LENGTH_BYTES;
 
-const CLASSES: [Class; 3] = [Class::Log, Class::Control, Class::Segments];
+const CLASSES: [Class; 4] = [Class::Log, Class::Control, Class::Segments, Class::Recovery];
 
 fn vote(term: u64, node: u64) -> Vote {
     Vote::from_leader_id(LeaderId { term, voted_for: node }, true)
@@ -98,6 +100,34 @@ fn an_append_is_these_bytes_and_these_bytes_are_an_append() {
     );
     let heartbeat = AppendEntriesRequest { vote: vote(3, 1), prev_log_id: None, entries: vec![], leader_commit: None };
     golden_request(Class::Control, &Request::Append(heartbeat), &format!("01 {VOTE_3_1} {NO_ID} {NO_ID} 00000000"));
+}
+
+#[test]
+fn an_offer_is_these_bytes_and_what_is_offered() {
+    golden_request(Class::Recovery, &Request::Offer(id(2, 4)), &format!("0a {ID_2_4}"));
+    let entry = Entry { leader: CommittedLeader::new(3), index: RaftIndex::new(5), payload: Payload::blank() };
+    let offer = Offer { last: Some(id(3, 5)), entries: vec![entry] };
+    let blank = "01000000 01 0300000000000000 00000000 00000000";
+    golden_answer(
+        &Answer::Offered(Offered { before: id(2, 4), offer }),
+        &format!("8a 01 0300000000000000 0500000000000000 {ID_2_4} {blank}"),
+    );
+    let nothing = Offer { last: None, entries: Vec::new() };
+    golden_answer(
+        &Answer::Offered(Offered { before: id(2, 4), offer: nothing }),
+        &format!("8a {NO_ID} {ID_2_4} 00000000"),
+    );
+}
+
+#[test]
+fn what_is_offered_is_of_no_later_term_than_the_last_entry_of_its_log() {
+    let entry =
+        |term| Entry { leader: CommittedLeader::new(term), index: RaftIndex::new(5), payload: Payload::blank() };
+    for (term, last) in [(3, Some(id(2, 9))), (3, None), (1, Some(id(9, 9)))] {
+        let offered = Offered { before: id(2, 4), offer: Offer { last, entries: vec![entry(term)] } };
+        let read = Answer::decode(message(Answer::Offered(offered).encode()));
+        assert_eq!(read, Err(MessageError::Entry(RaftIndex::new(5))), "term {term}, {last:?}");
+    }
 }
 
 #[test]
@@ -397,6 +427,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         });
     prop_oneof![
         any_append(),
+        (number(), number()).prop_map(|(term, index)| Request::Offer(id(term, index))),
         ask().prop_map(Request::Vote),
         ask().prop_map(Request::PreVote),
         (any_vote(), number(), any_id())
@@ -432,6 +463,13 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         list,
         proptest::collection::vec(any::<u8>(), 0..50).prop_map(|bytes| Answer::Bytes(bytes.into())),
         any_cosigned().prop_map(Answer::Cosigned),
+        (any_append(), any_id()).prop_map(|(append, last)| {
+            let Request::Append(append) = append else { unreachable!("an append") };
+            let before = append.prev_log_id.unwrap_or(id(0, 0));
+            let entries: Vec<Entry> = if append.prev_log_id.is_some() { append.entries } else { Vec::new() };
+            let last = entries.last().map_or(last, |entry| Some(id(entry.leader.term, entry.index.get())));
+            Answer::Offered(Offered { before, offer: Offer { last, entries } })
+        }),
         prop_oneof![
             Just(Failure::Stopped),
             Just(Failure::NotSealed),
@@ -446,6 +484,7 @@ fn class_of(request: &Request) -> Class {
     match request {
         Request::Append(_) => Class::Log,
         Request::ListSegments { .. } | Request::ReadSegment { .. } => Class::Segments,
+        Request::Offer(_) => Class::Recovery,
         _ => Class::Control,
     }
 }

@@ -41,7 +41,16 @@ pub(crate) fn born(alignment: Alignment, media: Media, seed: u64) -> FakeDisk {
     let disk = FakeDisk::new(media, seed);
     disk.create_directory(&directory().segments()).unwrap();
     let vote = Model::new().votes[0].vote;
-    let state = HardState { vote, node: NODE, starts: 0, incarnation: 0, stale: false, clean: None, peers: Vec::new() };
+    let state = HardState {
+        vote,
+        node: NODE,
+        starts: 0,
+        incarnation: 0,
+        stale: false,
+        clean: None,
+        doubt: None,
+        peers: Vec::new(),
+    };
     HardStateFile::create(&disk, &directory().hard_state(), state).unwrap();
     let segment = SegmentNumber::new(0);
     let (start, end) = (FRAMES_START, FRAMES_START);
