@@ -201,7 +201,7 @@ pub(crate) struct Preparer {
 
 enum Seat {
     /// `None` once it has ended.
-    Thread(Option<JoinHandle<()>>),
+    Thread(Mutex<Option<JoinHandle<()>>>),
     Inline(Box<Mutex<Preparation>>),
 }
 
@@ -226,7 +226,7 @@ impl Preparer {
             file: None,
         };
         let seat = match workers {
-            Workers::Threads => Seat::Thread(Some(spawn(preparation, directory.path())?)),
+            Workers::Threads => Seat::Thread(Mutex::new(Some(spawn(preparation, directory.path())?))),
             Workers::Inline => Seat::Inline(Box::new(Mutex::new(preparation))),
         };
         Ok(Self { shared: Arc::clone(shared), seat })
@@ -254,10 +254,10 @@ impl Preparer {
     }
 
     /// Ends the preparer; nothing is under way when this returns.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn stop(&self) {
         self.shared.prepared.stop();
-        if let Seat::Thread(thread) = &mut self.seat
-            && let Some(thread) = thread.take()
+        if let Seat::Thread(thread) = &self.seat
+            && let Some(thread) = lock(thread).take()
         {
             // Where it died of a panic, the store is poisoned.
             drop(thread.join());

@@ -358,13 +358,9 @@ impl Replica {
     /// Flushes what is queued and marks the clean stop.
     ///
     /// # Errors
-    /// [`LogError`]: what made the writer stop; also where somebody else still holds the store.
+    /// [`LogError`]: what made the writer stop.
     pub fn close(self) -> Result<(), LogError> {
-        let Self { store, .. } = self;
-        match Arc::try_unwrap(store) {
-            Ok(store) => store.close(),
-            Err(shared) => Ok(shared.flush()?),
-        }
+        self.store.close()
     }
 }
 

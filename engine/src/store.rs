@@ -178,8 +178,8 @@ pub struct SegmentStore {
     alignment: Alignment,
     shared: Arc<Shared>,
     recent: Mutex<Recent>,
-    /// `None` only while the store goes away.
-    writer: Option<Driver>,
+    /// `None` once the store is closed.
+    writer: Mutex<Option<Driver>>,
     preparer: Preparer,
 }
 
@@ -259,7 +259,7 @@ impl SegmentStore {
             keep_bytes: 0,
         });
         let alignment = recovered.tail.alignment;
-        let writer = Some(writer);
+        let writer = Mutex::new(Some(writer));
         let store = Self { disk, directory: directory.clone(), alignment, shared, recent, writer, preparer };
         Ok((store, recovered))
     }
@@ -465,7 +465,7 @@ impl SegmentStore {
 
     /// Without a writer thread: does everything that is queued. With one, which does it by itself: nothing.
     pub fn write_queued(&self) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = &*lock(&self.writer) {
             writer.write_queued(&self.shared);
         }
     }
@@ -473,7 +473,7 @@ impl SegmentStore {
     /// Without a writer thread: does everything that is queued or, where nothing is, what a writer does
     /// that has been idle for a while. With one: nothing.
     pub fn confirm_idle(&self) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = &*lock(&self.writer) {
             writer.confirm_idle(&self.shared);
         }
     }
@@ -518,14 +518,16 @@ impl SegmentStore {
         lock(&self.recent).segments.remove(&sealed);
     }
 
-    /// Flushes what is queued, marks the clean stop and ends the writer.
+    /// Flushes what is queued, marks the clean stop and ends the writer: for all who hold the store. Nothing is
+    /// appended any more; it can still be read.
     ///
     /// # Errors
-    /// [`LogError`]: what made the writer stop.
-    pub fn close(mut self) -> Result<(), LogError> {
+    /// [`LogError`]: what made the writer stop, also where that was an earlier call.
+    pub fn close(&self) -> Result<(), LogError> {
         self.shared.queue.close();
         self.preparer.stop();
-        let end = self.writer.take().and_then(|writer| writer.finish(&self.shared));
+        let writer = lock(&self.writer).take();
+        let end = writer.and_then(|writer| writer.finish(&self.shared));
         end.unwrap_or_else(|| Err(self.poisoned().into()))?;
         Ok(remove_left(self.disk.as_ref(), &self.directory, &self.shared.prepared)?)
     }
@@ -533,9 +535,10 @@ impl SegmentStore {
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
-        self.shared.dropped.store(true, Ordering::Release);
-        self.shared.queue.close();
-        if let Some(writer) = self.writer.take() {
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer {
+            self.shared.dropped.store(true, Ordering::Release);
+            self.shared.queue.close();
             // What the writer met was told to every callback; nobody is left to tell here.
             drop(writer.finish(&self.shared));
             self.shared.poison(&LogError::Poisoned(Poisoned("the log was closed".into())));

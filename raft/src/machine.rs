@@ -66,11 +66,6 @@ impl SharedReplica {
         self.replica.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The replica itself, where nobody else holds it any more.
-    pub fn into_inner(self) -> Option<Replica> {
-        Arc::into_inner(self.replica).map(|replica| replica.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// How far it shows; does not keep the replica.
     pub fn horizon(&self) -> Horizon {
         self.horizon.clone()

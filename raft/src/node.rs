@@ -19,7 +19,7 @@ use stele_engine::number::NodeId;
 use stele_engine::replica::Opened;
 use stele_engine::reserved::Genesis;
 use stele_engine::store::{AppendError, SegmentStore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use crate::entry::TypeConfig;
@@ -229,9 +229,10 @@ impl Node {
         drop(leading.await);
         end(remembering, &standing).await;
         drop(raft);
-        let Some(replica) = replica.into_inner() else { return Ok(()) };
-        save_marks(&standing, replica.store()).await?;
-        replica.close()
+        // Whoever still looks at the copy goes on looking; nothing is appended to it any more.
+        let store = Arc::clone(replica.lock().store());
+        save_marks(&standing, &store).await?;
+        spawn_blocking(move || store.close()).await.unwrap_or_else(|died| Err(Poisoned(died.to_string().into()).into()))
     }
 }
 

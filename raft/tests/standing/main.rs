@@ -30,6 +30,17 @@ async fn nodes_that_all_stopped_start_again_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_somebody_still_looks_at_stops_cleanly() {
+    let mut sites = Sites::running(3).await;
+    let looks: Vec<_> = (1..=3).map(|node| sites.running[&node].node.replica().clone()).collect();
+    sites.stop(&[1, 2, 3]).await;
+    for (node, replica) in (1..=3).zip(looks) {
+        assert!(sites.hard_state(node).clean.is_some(), "node {node}");
+        assert_eq!(replica.lock().visible().tail, replica.lock().store().tail());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_alone_waits_and_does_not_vote() {
     let mut sites = Sites::running(3).await;
     sites.stop(&[1, 2, 3]).await;
