@@ -25,7 +25,7 @@ use stele_engine::number::{NodeId, RaftIndex, Term};
 use stele_raft::entry::{CommittedLeader, Entry, LogId, Payload, Peer, TypeConfig, Vote, log_id};
 use stele_raft::peer::client::{PIPELINE, PeerClient, PeerFactory};
 use stele_raft::peer::cosign::NoCosigner;
-use stele_raft::peer::message::MAX_ENTRIES;
+use stele_raft::peer::entries::MAX_ENTRIES;
 use stele_raft::peer::metrics::{PeerMetrics, Refused};
 use stele_raft::peer::server::{Admission, PeerServer, RaftHandle, Served, Stopped, Unbounded};
 use stele_raft::peer::transport::{BoxSocket, Dial, Listen, PeerTls, Tcp, TlsError, Transport};

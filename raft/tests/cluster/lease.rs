@@ -142,10 +142,18 @@ async fn a_batch_that_does_not_follow_is_void_everywhere_and_the_leader_finds_it
         let proposal = Proposal { kind: EntryKind::Batch, body, payload };
         let written = cluster.node(leader).raft().client_write(proposal).await.unwrap();
         assert_eq!(written.data, Outcome::Void);
-        let (body, payload) = other.next_batch(term(&cluster, leader), leaves);
-        let proposal = Proposal { kind: EntryKind::Batch, body, payload };
-        let written = cluster.node(leader).raft().client_write(proposal).await.unwrap();
-        assert_eq!(written.data, Outcome::Leaves(leaves.next_leaf()));
+        // The leader may have recorded a sealed segment meanwhile: then that has the place.
+        loop {
+            let leaves = cluster.node(leader).replica().lock().tail().leaves;
+            let (body, payload) = other.next_batch(term(&cluster, leader), leaves);
+            let proposal = Proposal { kind: EntryKind::Batch, body, payload };
+            let written = cluster.node(leader).raft().client_write(proposal).await.unwrap();
+            if written.data == Outcome::Leaves(leaves.next_leaf()) {
+                break;
+            }
+            assert_eq!(written.data, Outcome::Void);
+            assert!(cluster.node(leader).replica().lock().tail().leaves > leaves, "void, and nothing came before it");
+        }
         let stale = cluster.send_to(leader, &mut writer, 7).await.unwrap();
         assert!(stale.iter().all(|answer| matches!(answer, Err(Refused::Unavailable(_)))), "{stale:?}");
         writer.write(&cluster, 300, PATIENCE).await;
