@@ -16,15 +16,20 @@
 //! | 40 | 8 | clean mark: group (zero where not set, as the next two) |
 //! | 48 | 8 | clean mark: segment |
 //! | 56 | 8 | clean mark: end of the log in it |
-//! | 64 | 1 | doubt: 1 if there is one (zeros where not, to 104) |
-//! | 65 | 1 | doubt: 1 if the header of its first entry is known |
-//! | 66 | 2 | zero |
-//! | 68 | 4 | doubt: checksum of that header |
-//! | 72 | 8 | doubt: first entry |
-//! | 80 | 8 | doubt: one past the last entry known to be committed |
-//! | 88 | 8 | doubt: segment |
-//! | 96 | 8 | doubt: where its group ended in the segment; zero where that is not known |
-//! | 104 | 32 each | peers: node, incarnation, term, index |
+//! | 64 | 32 each | peers: node, incarnation, term, index |
+//! | .. | 0 or 40 | doubt, where there is one |
+//!
+//! Doubt:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 1 | 1 if the header of its first entry is known |
+//! | 1 | 3 | zero |
+//! | 4 | 4 | checksum of that header; zero where it is not known |
+//! | 8 | 8 | first entry |
+//! | 16 | 8 | one past the last entry known to be committed |
+//! | 24 | 8 | segment |
+//! | 32 | 8 | where its group ended in the segment; zero where that is not known |
 
 use std::io;
 use std::path::Path;
@@ -35,10 +40,11 @@ use crate::generation::{GenerationError, GenerationFile, MAX_CONTENT_BYTES, read
 use crate::number::{Group, LIMIT, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 
 pub(crate) const MAGIC: [u8; 8] = *b"STELHARD";
-const PEERS_START: usize = 104;
+const PEERS_START: usize = 64;
 const PEER_BYTES: usize = 32;
+const DOUBT_BYTES: usize = 40;
 /// Most peers that are remembered.
-pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START) / PEER_BYTES;
+pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START - DOUBT_BYTES) / PEER_BYTES;
 
 const _: () = assert!(MAX_PEERS <= u8::MAX as usize);
 
@@ -107,6 +113,26 @@ impl Doubt {
         tail.next_index < self.committed
     }
 
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&[u8::from(self.header.is_some()), 0, 0, 0]);
+        bytes.extend_from_slice(&self.header.unwrap_or(0).to_le_bytes());
+        let end = self.end.unwrap_or(Offset::new(0));
+        for number in [self.first.get(), self.committed.get(), self.segment.get(), end.get()] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn read(bytes: &[u8; DOUBT_BYTES]) -> Self {
+        let end = Offset::new(read_u64(bytes, 32));
+        Self {
+            header: (bytes[0] == 1).then_some(read_u32(bytes, 4)),
+            first: RaftIndex::new(read_u64(bytes, 8)),
+            committed: RaftIndex::new(read_u64(bytes, 16)),
+            segment: SegmentNumber::new(read_u64(bytes, 24)),
+            end: (end > Offset::new(0)).then_some(end),
+        }
+    }
+
     /// With what is left of an earlier doubt: a crash while that group was being restored may have left this one.
     pub(crate) fn behind(self, earlier: Option<Self>) -> Self {
         let Some(earlier) = earlier else { return self };
@@ -164,20 +190,13 @@ impl HardState {
             bytes[48..56].copy_from_slice(&clean.segment.get().to_le_bytes());
             bytes[56..64].copy_from_slice(&clean.end.get().to_le_bytes());
         }
-        if let Some(doubt) = self.doubt {
-            bytes[64] = 1;
-            bytes[65] = u8::from(doubt.header.is_some());
-            bytes[68..72].copy_from_slice(&doubt.header.unwrap_or(0).to_le_bytes());
-            let end = doubt.end.unwrap_or(Offset::new(0));
-            let numbers = [doubt.first.get(), doubt.committed.get(), doubt.segment.get(), end.get()];
-            for (place, number) in bytes[72..PEERS_START].as_chunks_mut().0.iter_mut().zip(numbers) {
-                *place = number.to_le_bytes();
-            }
-        }
         for peer in &self.peers {
             for number in [peer.node.get(), u64::from(peer.incarnation), peer.term.get(), peer.index.get()] {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
+        }
+        if let Some(doubt) = &self.doubt {
+            doubt.write(&mut bytes);
         }
         bytes
     }
@@ -189,14 +208,7 @@ impl HardState {
             segment: SegmentNumber::new(read_u64(head, 48)),
             end: Offset::new(read_u64(head, 56)),
         };
-        let end = Offset::new(read_u64(head, 96));
-        let doubt = Doubt {
-            first: RaftIndex::new(read_u64(head, 72)),
-            header: (head[65] == 1).then_some(read_u32(head, 68)),
-            committed: RaftIndex::new(read_u64(head, 80)),
-            segment: SegmentNumber::new(read_u64(head, 88)),
-            end: (end > Offset::new(0)).then_some(end),
-        };
+        let (peers, doubt) = peers.split_at_checked(usize::from(head[18]) * PEER_BYTES)?;
         let peer = |bytes: &[u8]| PeerMark {
             node: NodeId::new(read_u64(bytes, 0)),
             // What does not fit is not what was written.
@@ -215,7 +227,7 @@ impl HardState {
             incarnation: read_u32(head, 20),
             stale: head[19] == 1,
             clean: (head[17] == 1).then_some(clean),
-            doubt: (head[64] == 1).then_some(doubt),
+            doubt: doubt.first_chunk().map(Doubt::read),
             peers: peers.as_chunks::<PEER_BYTES>().0.iter().map(|bytes| peer(bytes)).collect(),
         };
         let possible = state.starts < LIMIT && state.vote.term.get() < LIMIT;
@@ -319,19 +331,9 @@ mod tests {
         {
             golden[at] = byte;
         }
-        for (at, byte) in [
-            (64, 1),
-            (65, 1),
-            (68, 13),
-            (72, 14),
-            (80, 15),
-            (88, 16),
-            (96, 17),
-            (104, 8),
-            (112, 9),
-            (120, 10),
-            (128, 11),
-        ] {
+        for (at, byte) in
+            [(64, 8), (72, 9), (80, 10), (88, 11), (96, 1), (100, 13), (104, 14), (112, 15), (120, 16), (128, 17)]
+        {
             golden[at] = byte;
         }
         assert_eq!(state.encode(), golden);
@@ -351,11 +353,27 @@ mod tests {
             peers: Vec::new(),
         };
         let bytes = state.encode();
-        for (at, byte) in [(16, 2), (17, 2), (18, 1), (19, 2), (40, 1), (64, 2), (65, 1), (66, 1), (68, 1), (103, 1)] {
+        for (at, byte) in [(16, 2), (17, 2), (18, 1), (19, 2), (40, 1)] {
             let mut other = bytes.clone();
             other[at] = byte;
             assert_eq!(HardState::decode(&other), None, "byte {at}");
         }
-        assert_eq!(HardState::decode(&bytes[..103]), None);
+        assert_eq!(HardState::decode(&bytes[..63]), None);
+        let doubt = Doubt {
+            first: RaftIndex::new(1),
+            header: None,
+            committed: RaftIndex::new(0),
+            segment: SegmentNumber::new(0),
+            end: None,
+        };
+        let state = HardState { doubt: Some(doubt), ..state };
+        let bytes = state.encode();
+        assert_eq!(HardState::decode(&bytes), Some(state));
+        for at in [64, 65, 68] {
+            let mut other = bytes.clone();
+            other[at] = 2;
+            assert_eq!(HardState::decode(&other), None, "byte {at}");
+        }
+        assert_eq!(HardState::decode(&[&bytes[..], &[0]].concat()), None);
     }
 }

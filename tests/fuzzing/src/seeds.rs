@@ -369,10 +369,10 @@ impl Seeds {
         self.add("generation_fuzz", "last", [vec![0; 128], page(u64::MAX, b"z"), page(u64::MAX, b"z")].concat());
 
         let hard = |clean: u8, peers: u8| {
-            let mut bytes = vec![0; 104 + 32 * usize::from(peers)];
+            let mut bytes = vec![0; 64 + 32 * usize::from(peers)];
             (bytes[0], bytes[8], bytes[16], bytes[17], bytes[18]) = (7, 2, 1, clean, peers);
             (bytes[24], bytes[32]) = (2, 5);
-            for peer in bytes[104..].as_chunks_mut::<32>().0 {
+            for peer in bytes[64..].as_chunks_mut::<32>().0 {
                 peer.fill(3);
                 peer[12..16].fill(0);
             }
@@ -387,11 +387,10 @@ impl Seeds {
         self.add("hard_state_fuzz", "most_peers", hard(1, 124));
         self.add("hard_state_fuzz", "too_many_peers", hard(0, 125));
         let in_doubt = |header: u8| {
-            let mut bytes = hard(0, 2);
-            (bytes[64], bytes[65]) = (1, header);
-            bytes[68..72].fill(header);
-            bytes[72..104].fill(1);
-            bytes
+            let mut doubt = [1; 40];
+            doubt[..4].copy_from_slice(&[header, 0, 0, 0]);
+            doubt[4..8].fill(header);
+            [hard(0, 2), doubt.to_vec()].concat()
         };
         self.add("hard_state_fuzz", "in_doubt", in_doubt(0));
         self.add("hard_state_fuzz", "in_doubt_with_header", in_doubt(1));
