@@ -24,7 +24,7 @@ pub(super) struct Gathered {
 }
 
 /// Variables of the environment that belong to others: the command line `stele`, and this program itself.
-const OTHERS: [&str; 3] = ["STELE_CONFIG", "STELE_CONTEXT", "STELE_ENDPOINT"];
+const OTHERS: [&str; 3] = ["STELE_CONFIG", "STELE_CONTEXT", "STELE_CONTEXTS"];
 /// A variable whose name differs by so many letters from that of a key was meant for it.
 const SLIP: usize = 2;
 

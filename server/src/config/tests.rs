@@ -141,7 +141,7 @@ fn flags_over_environment_over_file_over_defaults() {
         environment: vec![
             ("STELE_SEAL_AFTER".into(), "3h".into()),
             ("STELE_DATA_DIR".into(), "/e".into()),
-            ("STELE_ENDPOINT".into(), "http://elsewhere".into()),
+            ("STELE_CONTEXTS".into(), "/home/me/contexts.toml".into()),
             ("STELE_PORT_7070_TCP_ADDR".into(), "10.0.0.1".into()),
         ],
         flags: vec![(flag("seal.after"), "4h".into())],
