@@ -68,7 +68,7 @@ fn bad_input_at_the_ports_of_a_node_is_refused_and_disturbs_nobody() {
         for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &large, &[0xff; 64], b"\0\0\0\0"] {
             assert_eq!(say(&peer, garbage), b"");
         }
-        for (bytes, verdict) in [(hello(9, 1, [0; 32]), 1), (hello(1, 7, [0; 32]), 2), (hello(1, 1, [0; 32]), 3)] {
+        for (bytes, verdict) in [(hello(9, 1, [0; 32]), 1), (hello(2, 7, [0; 32]), 2), (hello(2, 1, [0; 32]), 3)] {
             let heard = say(&peer, &bytes);
             assert_eq!((heard.len(), heard[14]), (23, verdict), "{heard:?}");
         }

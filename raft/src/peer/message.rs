@@ -30,8 +30,9 @@
 //! | 1 | 17 | vote | the leader's |
 //! | 18 | 17 | log id | of the entry before the first |
 //! | 35 | 17 | log id | up to which the leader knows the log to be committed |
-//! | 52 | 4 | entry count `n` | at most [`MAX_ENTRIES`] |
-//! | 56 | 17 `n` | per entry | kind 1, term 8, body length 4, payload slots' length 4 |
+//! | 52 | 8 | flushed | one past the last entry that the leader's own disk has; 0: it does not say |
+//! | 60 | 4 | entry count `n` | at most [`MAX_ENTRIES`] |
+//! | 64 | 17 `n` | per entry | kind 1, term 8, body length 4, payload slots' length 4 |
 //! | .. | .. | per entry | body, then payload slots: the bytes that will lie in the files |
 //!
 //! The vote of an append and of transfer leader is committed, that of vote and pre-vote is not, and each is the vote of
@@ -90,12 +91,12 @@ pub const MAX_ENTRIES: usize = 1 << 16;
 /// Most bytes of bodies and payload slots of one append: what is read at a time, and one entry of the largest.
 pub const MAX_ENTRIES_BYTES: usize = READ_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES;
 
-const APPEND_BYTES: usize = 56;
+const APPEND_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 17;
-/// Largest message that is neither an append nor about segments, nor holds signatures.
+/// Largest message that has no entries, is not about segments, and holds no signatures.
 const SMALL_BYTES: usize = 64;
 
-const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 4);
+const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 8 + 4 && APPEND_BYTES <= SMALL_BYTES);
 const _: () = assert!(ENTRY_BYTES == 1 + 8 + 4 + 4);
 const _: () = assert!(MAX_LINES_BYTES <= MAX_COSIGNED_NOTE_BYTES);
 
@@ -137,10 +138,18 @@ pub(super) const fn max_answer_bytes(class: Class) -> usize {
 // What vouches for a copy fits, too.
 const _: () = assert!(4 + MAX_PROOF_HASHES * 32 + MAX_NOTE_BYTES <= MAX_READ_BYTES);
 
+/// What a leader sends: what openraft has it send, and how far its own disk is.
+#[derive(Clone, Debug)]
+pub(super) struct Append {
+    pub(super) request: AppendEntriesRequest<TypeConfig>,
+    /// One past the last entry that its disk had while it led in this term; 0 where it does not say.
+    pub(super) flushed: RaftIndex,
+}
+
 /// What a node asks of another.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
-    Append(AppendEntriesRequest<TypeConfig>),
+    Append(Append),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     TransferLeader(TransferLeaderRequest<TypeConfig>),
@@ -212,7 +221,7 @@ impl Request {
     pub(super) fn is_of(&self, peer: NodeId) -> bool {
         let of = |vote: &Vote, committed| vote.leader_id.voted_for == peer.get() && vote.committed == committed;
         match self {
-            Self::Append(append) => of(&append.vote, true),
+            Self::Append(append) => of(&append.request.vote, true),
             Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
             Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
             Self::ListSegments { .. }
@@ -277,7 +286,7 @@ impl Request {
             (Class::Log | Class::Control, APPEND) => {
                 message.advance(1);
                 let append = decode_append(message)?;
-                if class == Class::Control && !append.entries.is_empty() {
+                if class == Class::Control && !append.request.entries.is_empty() {
                     return Err(MessageError::Field("entries of a heartbeat"));
                 }
                 return Ok(Self::Append(append));
@@ -306,7 +315,7 @@ impl Request {
     }
 }
 
-fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
+fn encode_append(Append { request: append, flushed }: &Append) -> Frame {
     let count = append.entries.len();
     assert!(fitting(&append.entries) == count && follow(append), "{count} entries that are no message");
     let length = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
@@ -314,6 +323,7 @@ fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
     frame.vote(&append.vote);
     frame.log_id(append.prev_log_id.as_ref());
     frame.log_id(append.leader_commit.as_ref());
+    frame.put(&flushed.get().to_le_bytes());
     frame.put(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
     for entry in &append.entries {
         frame.put(&[entry.payload.kind.number()]);
@@ -329,9 +339,10 @@ fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
 }
 
 /// Reads an append behind its type.
-fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
+fn decode_append(message: Bytes) -> Result<Append, MessageError> {
     let mut fields = Fields::new(&message);
     let (vote, prev_log_id, leader_commit) = (fields.vote()?, fields.log_id()?, fields.log_id()?);
+    let flushed = RaftIndex::new(fields.u64("flushed")?);
     let count = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
     if count > MAX_ENTRIES {
         return Err(MessageError::Field("entry count"));
@@ -370,7 +381,7 @@ fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Mes
     if at != message.len() {
         return Err(MessageError::Length(message.len()));
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(Append { request: AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, flushed })
 }
 
 /// Whether a log takes such an entry. openraft stops a node whose log refuses one, so nobody may send it.

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::slow::SlowDisk;
+use crate::slow::{Hang, SlowDisk};
 use crate::wires::Wires;
 
 const HEIGHT: u8 = 8;
@@ -43,6 +43,8 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Option<Node>>,
     /// What stands in for the disks of nodes that have no real one.
     disks: BTreeMap<u64, FakeDisk>,
+    /// What lets those wait.
+    hangs: BTreeMap<u64, Hang>,
 }
 
 /// Timings of an election, and nothing is sealed by age.
@@ -88,7 +90,9 @@ impl Cluster {
     /// Nodes with these settings, on these disks where there are any.
     pub(crate) async fn start_with(count: u64, settings: NodeSettings, disks: BTreeMap<u64, FakeDisk>) -> Self {
         let (directory, wires) = (tempfile::tempdir().unwrap(), Wires::default());
-        let mut cluster = Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks };
+        let hangs = disks.keys().map(|id| (*id, Hang::default())).collect();
+        let mut cluster =
+            Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks, hangs };
         for id in 1..=count {
             let options = MemberOptions {
                 node: NodeId::new(id),
@@ -103,9 +107,17 @@ impl Cluster {
 
     fn environment(&self, id: u64) -> Environment {
         match self.disks.get(&id) {
-            Some(disk) => Environment { disk: Arc::new(SlowDisk::new(disk.clone(), id)), ..Environment::system() },
+            Some(disk) => {
+                let disk = SlowDisk::new(disk.clone(), id, self.hang(id).clone());
+                Environment { disk: Arc::new(disk), ..Environment::system() }
+            }
             None => Environment::system(),
         }
+    }
+
+    /// Lets the disk of a node wait.
+    pub(crate) fn hang(&self, id: u64) -> &Hang {
+        &self.hangs[&id]
     }
 
     pub(crate) fn disk(&self, id: u64) -> &FakeDisk {
@@ -291,6 +303,13 @@ impl Cluster {
                 assert!(first == bytes(*other), "segment {segment} differs");
             }
         }
+    }
+}
+
+impl Drop for Cluster {
+    /// A node cannot go while its disk waits.
+    fn drop(&mut self) {
+        self.hangs.values().for_each(Hang::end);
     }
 }
 
