@@ -9,6 +9,7 @@ mod process;
 mod proven;
 mod segments;
 mod status;
+mod streams;
 
 use std::time::Duration;
 
