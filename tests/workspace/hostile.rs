@@ -90,9 +90,9 @@ fn bad_input_at_the_ports_of_a_node_is_refused_and_disturbs_nobody() {
         told(sites.stop().await);
         let said = said.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>();
         assert!(said.iter().all(|said| !said.contains("panicked")));
-        for word in
-            ["refused=Garbage", "refused=Version", "refused=Class", "refused=Cluster", "(\"CONNECTION_Garbage\", 4)"]
-        {
+        let refused = ["refused=Garbage", "refused=Version", "refused=Class", "refused=Cluster"];
+        let counted = ["(\"CONNECTION_Garbage\", 4)", "(\"PEER_Garbage\", 4)", "(\"PEER_Version\", 1)"];
+        for word in refused.into_iter().chain(counted) {
             assert!(said[0].contains(word), "{word} is not told");
         }
         logs

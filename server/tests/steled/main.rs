@@ -4,6 +4,7 @@
 
 mod access;
 mod drafts;
+mod greeting;
 mod older;
 mod process;
 mod proven;
