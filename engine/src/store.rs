@@ -23,6 +23,7 @@ use crate::number::{Alignment, Offset, RaftIndex, SegmentNumber, Term};
 use crate::prepare::{Due, Prepared, Preparer, PreparingRefused, remove_left};
 use crate::queue::{Refused, WorkQueue, lock};
 use crate::recovery::{Holders, Recovered, recover};
+use crate::scan::{FrameScanner, Seen};
 use crate::segment::SegmentFile;
 pub use crate::writer::OnDurable;
 use crate::writer::{Append, Change, Work, Writer, refuse};
@@ -152,10 +153,33 @@ struct Recent {
     entry_bytes: usize,
     /// Bytes of entries that are kept though they are durable.
     keep_bytes: usize,
+    /// How many truncations were queued, and how many of them are done.
+    cuts: (u64, u64),
+    /// While some are not done: the least index from which on entries were dropped. What is there now is not durable,
+    /// whatever the writer said of what was there before.
+    cut: RaftIndex,
 }
 
 impl Recent {
+    /// A truncation was queued; the writer comes to it later.
+    fn begin_cut(&mut self, from: RaftIndex) {
+        let (begun, done) = self.cuts;
+        self.cut = if begun > done { self.cut.min(from) } else { from };
+        self.cuts.0 += 1;
+    }
+
+    /// One past the last durable entry of those that are here now, where the writer says `durable`.
+    fn settled(&self, durable: RaftIndex) -> RaftIndex {
+        let (begun, done) = self.cuts;
+        if begun > done { durable.min(self.cut) } else { durable }
+    }
+
+    /// The tail at the start of the segment in which an entry lies that is not in a sealed one.
+    fn segment_start(&self, index: RaftIndex) -> Option<Tail> {
+        self.segments.values().rev().map(|(start, _)| *start).find(|start| start.next_index <= index)
+    }
     fn keep(&mut self, index: RaftIndex, entry: Entry, durable: RaftIndex) {
+        let durable = self.settled(durable);
         self.entry_bytes += entry.byte_len();
         self.entries.insert(index, entry);
         while self.entry_bytes > self.keep_bytes
@@ -168,6 +192,11 @@ impl Recent {
     fn drop_from(&mut self, index: RaftIndex) {
         let dropped = self.entries.split_off(&index);
         self.entry_bytes -= dropped.values().map(Entry::byte_len).sum::<usize>();
+        self.segments.retain(|_, (start, offsets)| {
+            let keep = index.get().saturating_sub(start.next_index.get());
+            offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+            !offsets.is_empty()
+        });
     }
 }
 
@@ -257,6 +286,8 @@ impl SegmentStore {
             entries: BTreeMap::new(),
             entry_bytes: 0,
             keep_bytes: 0,
+            cuts: (0, 0),
+            cut: RaftIndex::new(0),
         });
         let alignment = recovered.tail.alignment;
         let writer = Mutex::new(Some(writer));
@@ -382,35 +413,71 @@ impl SegmentStore {
         }
     }
 
-    /// Drops the entries from this index on, and waits until they cannot come back.
+    /// Drops the entries from this index on, and waits until they cannot come back. Whoever reads meanwhile waits for
+    /// no disk: the entries are gone for readers once the writer has been told to drop them.
     ///
     /// # Errors
     /// [`TruncateError`]: a truncation of committed or sealed entries is refused.
     pub fn truncate(&self, from: RaftIndex) -> Result<(), TruncateError> {
-        let mut recent = lock(&self.recent);
-        let committed = self.shared.committed();
+        loop {
+            let Some((start, seen)) = self.cut_at(&lock(&self.recent), from)? else { return Ok(()) };
+            // What is kept lies in its file from here on, and is looked at without the lock.
+            self.flush()?;
+            let tail = self.tail_before(from, start).map_err(|error| self.shared.poison(&error))?;
+            let (tell, told) = mpsc::sync_channel(1);
+            {
+                let mut recent = lock(&self.recent);
+                match self.cut_at(&recent, from)? {
+                    None => return Ok(()),
+                    Some(now) if now != (start, seen) => continue,
+                    Some(_) => {}
+                }
+                let done = Box::new(move |result| answer(&tell, result));
+                if self.shared.queue.push(Work::Truncate { tail, done }).is_err() {
+                    return Err(self.poisoned().into());
+                }
+                recent.begin_cut(from);
+                recent.drop_from(from);
+                recent.tail = tail;
+                // I-STORE-1: what was durable behind it is none of this log's any more.
+                let mut progress = lock(&self.shared.progress);
+                progress.durable = progress.durable.min(from);
+            }
+            self.write_queued();
+            let cut = told.recv().unwrap_or_else(|_gone| Err(self.poisoned()));
+            lock(&self.recent).cuts.1 += 1;
+            return Ok(cut?);
+        }
+    }
+
+    /// The tail at the start of the segment that is cut, and how many truncations there were before; `None` where
+    /// there is nothing to drop.
+    fn cut_at(&self, recent: &Recent, from: RaftIndex) -> Result<Option<(Tail, u64)>, TruncateError> {
         if from >= recent.tail.next_index {
-            return Ok(());
+            return Ok(None);
         }
-        let start = recent.segments.values().rev().map(|(start, _)| *start).find(|start| start.next_index <= from);
-        let Some(segment_start) = start.filter(|_| from >= committed) else {
-            return Err(TruncateError::Committed { from, committed });
-        };
-        let (tell, told) = mpsc::sync_channel(1);
-        let done = Box::new(move |result| answer(&tell, result));
-        if self.shared.queue.push(Work::Truncate { from, segment_start, done }).is_err() {
-            return Err(self.poisoned().into());
+        let committed = self.shared.committed();
+        let start = recent.segment_start(from).filter(|_| from >= committed);
+        let start = start.ok_or(TruncateError::Committed { from, committed })?;
+        Ok(Some((start, recent.cuts.0)))
+    }
+
+    /// The tail before an entry, found from the start of its segment; all frames before it are durable.
+    fn tail_before(&self, index: RaftIndex, segment_start: Tail) -> Result<Tail, LogError> {
+        let mut tail = segment_start;
+        let name = SegmentFile::Frames(tail.segment);
+        let file = self.disk.open(&self.directory.segment_file(name), Access::Read)?;
+        let mut scanner = FrameScanner::new(file.as_ref());
+        while tail.next_index < index {
+            match scanner.at(&tail)? {
+                Seen::Frame(placed, _) => tail.advance(&placed),
+                Seen::Nothing | Seen::Bad(_) => {
+                    let what = "a frame to be kept is damaged";
+                    return Err(LogError::damaged(relative(name), tail.offset.get(), None, what));
+                }
+            }
         }
-        self.write_queued();
-        let tail = told.recv().unwrap_or_else(|_gone| Err(self.poisoned()))?;
-        recent.tail = tail;
-        recent.drop_from(from);
-        recent.segments.retain(|_, (start, offsets)| {
-            let keep = from.get().saturating_sub(start.next_index.get());
-            offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-            !offsets.is_empty()
-        });
-        Ok(())
+        Ok(tail)
     }
 
     /// The end of what was appended.

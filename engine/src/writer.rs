@@ -22,17 +22,16 @@ use crate::disk::{Access, Disk, DiskError, DiskFile, Mode, replace};
 use crate::error::{LogError, Poisoned};
 use crate::frame::{HEADER_BYTES, Placed, Tail};
 use crate::hard_state::{CleanMark, HardState, HardStateFile, OwnStanding, PeerMark, Vote};
-use crate::number::{Group, RaftIndex};
+use crate::number::Group;
 use crate::prepare::{Due, Wanted, name_prepared};
 use crate::queue::Taken;
 use crate::recovery::{create_segment, cut_behind};
 use crate::ring::Slot;
-use crate::scan::{FrameScanner, Seen};
 use crate::segment::{PayloadPart, PayloadPlace, SegmentFile};
 use crate::store::Shared;
 
-/// Called once: when everything before it is durable, or when it never will be. The writer runs it, and it
-/// must not call the store: a truncation holds the store's lock while it waits for the writer.
+/// Called once: when everything before it is durable, or when it never will be. The writer runs it, and it must not
+/// wait for the writer.
 pub type OnDurable = Box<dyn FnOnce(Result<(), Poisoned>) + Send>;
 
 /// A writer that has been idle this long confirms that its last group is durable.
@@ -46,9 +45,8 @@ pub(crate) enum Work {
     Append(Append),
     /// Tell when everything before is durable.
     Notice(OnDurable),
-    /// Drop the entries from this index on; `segment_start` is the tail at the start of the segment
-    /// the cut lies in.
-    Truncate { from: RaftIndex, segment_start: Tail, done: Box<dyn FnOnce(Result<Tail, Poisoned>) + Send> },
+    /// Drop the entries behind this tail.
+    Truncate { tail: Tail, done: OnDurable },
     /// Change the hard state.
     State(Change, OnDurable),
 }
@@ -149,8 +147,8 @@ impl Writer {
                     self.finish_group(group)?;
                 }
                 Work::Notice(on_durable) => on_durable(Ok(())),
-                Work::Truncate { from, segment_start, done } => match self.truncate(from, segment_start) {
-                    Ok(tail) => done(Ok(tail)),
+                Work::Truncate { tail, done } => match self.truncate(tail) {
+                    Ok(()) => done(Ok(())),
                     Err(error) => {
                         done(Err(self.shared.poison(&error)));
                         return Err(error);
@@ -360,21 +358,8 @@ impl Writer {
         Ok(self.hard_state.save(state)?)
     }
 
-    /// Drops the entries from `from` on; everything queued before is already durable.
-    fn truncate(&mut self, from: RaftIndex, segment_start: Tail) -> Result<Tail, LogError> {
-        let mut tail = segment_start;
-        let path = self.directory.segment_file(SegmentFile::Frames(tail.segment));
-        let file = self.disk.open(&path, Access::Read)?;
-        let mut scanner = FrameScanner::new(file.as_ref());
-        while tail.next_index < from {
-            match scanner.at(&tail)? {
-                Seen::Frame(placed, _) => tail.advance(&placed),
-                Seen::Nothing | Seen::Bad(_) => {
-                    let name = crate::directory::relative(SegmentFile::Frames(tail.segment));
-                    return Err(LogError::damaged(name, tail.offset.get(), None, "a frame to be kept is damaged"));
-                }
-            }
-        }
+    /// Drops the entries behind `tail`; everything queued before is already durable.
+    fn truncate(&mut self, tail: Tail) -> Result<(), LogError> {
         let inventory = Inventory::take(self.disk.as_ref(), &self.directory)?;
         let committed = self.shared.committed().min(tail.next_index);
         self.group = cut_behind(self.disk.as_ref(), &self.directory, &inventory, &tail, self.group, committed)?;
@@ -384,8 +369,7 @@ impl Writer {
         }
         self.tail = tail;
         self.shared.set_durable(&tail);
-        self.open_file()?;
-        Ok(tail)
+        self.open_file()
     }
 }
 
@@ -397,11 +381,11 @@ const _: () = assert!(WRITE_BYTES > HEADER_BYTES);
 pub(crate) fn refuse(work: VecDeque<Work>, poisoned: &Poisoned) {
     for item in work {
         match item {
-            Work::Append(Append { on_durable: Some(tell), .. }) | Work::Notice(tell) | Work::State(_, tell) => {
-                tell(Err(poisoned.clone()))
-            }
+            Work::Append(Append { on_durable: Some(tell), .. })
+            | Work::Notice(tell)
+            | Work::State(_, tell)
+            | Work::Truncate { done: tell, .. } => tell(Err(poisoned.clone())),
             Work::Append(_) => {}
-            Work::Truncate { done, .. } => done(Err(poisoned.clone())),
         }
     }
 }

@@ -461,6 +461,43 @@ fn entries_of_a_sealed_segment_are_not_truncated() {
 }
 
 #[test]
+fn whoever_reads_while_a_truncation_waits_for_the_disk_does_not_wait() {
+    let (_temporary, _directory, disk, store) = controlled();
+    store.keep_recent(1 << 20);
+    for byte in 0..4 {
+        store.append(membership(byte, 5000), None).unwrap();
+    }
+    store.flush().unwrap();
+    let (kept, dropped) = (store.recent_entry(RaftIndex::new(1)), RaftIndex::new(2));
+    disk.hold(".seg");
+    std::thread::scope(|scope| {
+        let truncation = scope.spawn(|| store.truncate(dropped));
+        disk.until_held();
+        let (tell, told) = mpsc::channel();
+        scope.spawn(|| {
+            let end = (store.tail().next_index, store.durable());
+            let entries = (store.read_entry(RaftIndex::new(1)).unwrap(), store.recent_entry(dropped));
+            // What is appended now follows what is kept, and is written behind the truncation.
+            let placed = store.append_beyond(membership(9, 5000), None).unwrap();
+            let tell = tell;
+            tell.send((end, entries, placed.header.index)).unwrap();
+        });
+        let told = told.recv_timeout(LOST);
+        // First of all, so that nothing waits for ever where this fails.
+        disk.release();
+        let (end, entries, placed) = told.expect("an answer while the disk hangs");
+        assert_eq!((end, placed), ((dropped, dropped), dropped));
+        assert_eq!(entries, (kept, None));
+        truncation.join().unwrap().unwrap();
+    });
+    store.flush().unwrap();
+    store.keep_recent(0);
+    assert_eq!(store.read_entry(dropped).unwrap(), Some(membership(9, 5000)));
+    assert_eq!(store.tail().next_index.get(), 3);
+    store.close().unwrap();
+}
+
+#[test]
 fn a_refused_truncation_changes_nothing() {
     let (_temporary, directory, _disk, store) = controlled();
     for byte in 0..4 {

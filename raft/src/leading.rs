@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::draft::Draft;
 use crate::entry::{Outcome, Proposal, TypeConfig};
+use crate::heirs::heirs;
 use crate::intake::{Answered, Asked, Ended as SegmentEnded, Incoming, Made, Message, Refused};
 use crate::machine::{Machine, SharedReplica};
 use crate::rights::MayWrite;
@@ -317,8 +318,8 @@ impl Leading {
         self.replica.lock().store().unflushed_bytes() <= MAX_UNFLUSHED_BYTES as u64
     }
 
-    /// Hands over to the follower that has most, where this node's own disk has made no progress for [`HUNG`]: commits
-    /// would go on without it, and its memory would not.
+    /// Hands over to the live follower that has most, where this node's own disk has made no progress for [`HUNG`]:
+    /// commits would go on without it, and its memory would not.
     async fn hand_over_if_hung(&self, reign: &mut Reign) {
         let (durable, waits) = {
             let replica = self.replica.lock();
@@ -332,15 +333,7 @@ impl Leading {
             return;
         }
         reign.flushed.1 = now;
-        let to = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-            let own = *self.raft.node_id();
-            let matched =
-                metrics.replication.iter().flatten().filter(|(node, _)| **node != own && voters.contains(node));
-            matched.max_by_key(|(_, matched)| matched.map(|log_id| log_id.index)).map(|(node, _)| *node)
-        };
+        let to = { heirs(&self.raft.metrics().borrow_watched()).first().copied() };
         let Some(to) = to else { return };
         tracing::warn!(to, "the disk of this leader has finished no flush for a while: handing over");
         if let Err(error) = self.raft.trigger().transfer_leader(to).await {

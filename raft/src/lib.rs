@@ -10,6 +10,7 @@
 //! | [`entry`] | what openraft replicates, as the segment store knows it |
 //! | [`gate`] | what peers remember is asked before consensus begins |
 //! | [`intake`] | what clients send, bounded |
+//! | [`heirs`] | to whom leadership may go |
 //! | [`joining`] | copying sealed segments before following |
 //! | `leading` | the leader's task: packs, proposes, answers |
 //! | [`machine`] | openraft's state machine: the replica |
@@ -29,6 +30,7 @@ mod doubt;
 pub mod draft;
 pub mod entry;
 pub mod gate;
+pub mod heirs;
 pub mod intake;
 pub mod joining;
 mod leading;

@@ -248,8 +248,8 @@ async fn remember(standing: Standing, store: Arc<SegmentStore>, raft: openraft::
             },
         };
         tracing::error!(by = %told.by, stale = %told.stale, "this node is stale; consensus stops here");
-        let stopped = raft.shutdown().await;
-        let kept = keep_stale(&store).await;
+        // Both at once: neither a disk that hangs nor a task of openraft that does keeps the other waiting.
+        let (stopped, kept) = tokio::join!(raft.shutdown(), keep_stale(&store));
         if stopped.is_err() || kept.is_err() {
             tracing::error!(?stopped, ?kept, "a stale node did not stop well");
         }
@@ -266,8 +266,8 @@ async fn end(remembering: JoinHandle<()>, standing: &Standing) {
 }
 
 async fn save_marks(standing: &Standing, store: &SegmentStore) -> Result<(), Poisoned> {
-    match standing.marks().take_changed() {
-        Some(marks) => durable(|told| store.save_peers(marks, told)).await,
+    match standing.marks().save_changed(|marks| durable(|told| store.save_peers(marks, told))) {
+        Some(saved) => saved.await,
         None => Ok(()),
     }
 }

@@ -3,8 +3,14 @@
 //!
 //! A log that was restored from a backup is consistent in itself: only others can tell. Each node remembers of each
 //! peer the highest incarnation it has seen, and the highest position (the leader's term, the index) that the
-//! peer has acknowledged as durable. A node that starts shows what it has ([`crate::gate`]); a peer that remembers
-//! more answers that it is stale, and then it neither votes nor acknowledges, then or later.
+//! peer's disk is known to have had: what a follower acknowledged to this node when it led, and what a leader, which
+//! acknowledges to nobody, said of its own disk with each append and heartbeat. A node that starts shows what it has
+//! ([`crate::gate`]); a peer that remembers more answers that it is stale, and then it neither votes nor
+//! acknowledges, then or later.
+//!
+//! A position (term, index) says: while the node's vote was of that term, its disk had the entries up to that index.
+//! Within a term a node's log only grows, as the leader's and as that of a follower which has acknowledged: whoever
+//! shows the same term and less, or a lower term, shows an older disk. A later term says nothing of the index.
 //!
 //! The incarnation counts the starts that were let in, not all: a wiped disk that is started again and again in front
 //! of a closed gate never comes to what was seen of the one before.
@@ -71,7 +77,7 @@ pub enum Stale {
         /// What it shows.
         shown: u32,
     },
-    /// It has acknowledged entries that it no longer has.
+    /// It has acknowledged entries, or counted them itself as a leader, that it no longer has.
     #[error(
         "it acknowledged entries up to {index} in term {term} and no longer has them: its disk is not the one it had"
     )]
@@ -124,6 +130,13 @@ impl Standing {
         let shown = self.shown();
         let (vote_term, end) = self.0.now.get().map_or((shown.vote_term, shown.end), |now| now());
         Shown { vote_term, end, ..shown }
+    }
+
+    /// One past the last durable entry of a leader of this term, which it tells who follows it; 0 where it may be
+    /// another's by now: whoever votes in a later term may truncate.
+    pub(crate) fn flushed_in(&self, term: Term) -> RaftIndex {
+        let now = self.0.now.get().map(|now| now());
+        now.filter(|(vote_term, _)| *vote_term == term).map_or(RaftIndex::new(0), |(_, end)| end)
     }
 
     /// What it has from now on changes.
@@ -227,8 +240,9 @@ impl Marks {
         self.change(before.node, |mark| see(mark, shown.incarnation))
     }
 
-    /// Remembers that a peer acknowledged entries up to `index` to the leader of `term`.
-    pub fn acknowledged(&self, node: NodeId, term: Term, index: RaftIndex) {
+    /// Remembers that a peer had entries up to `index` on its disk while its vote was of `term`: it acknowledged them
+    /// to the leader of that term, or led itself and said so.
+    pub fn flushed(&self, node: NodeId, term: Term, index: RaftIndex) {
         self.change(node, |mark| {
             if (term, index) > (mark.term, mark.index) {
                 (mark.term, mark.index) = (term, index);
@@ -250,11 +264,13 @@ impl Marks {
         answer
     }
 
-    /// What is to be saved, where something was noted since the last time; of too many peers those seen last by
-    /// number.
-    pub fn take_changed(&self) -> Option<Vec<PeerMark>> {
+    /// Has what is remembered saved, where something was noted since the last time; of too many peers those with the
+    /// highest numbers. `save` puts it in a queue and does not wait: nothing is noted meanwhile, so what is queued
+    /// behind it is newer, whoever else saves (I-STANDING-1).
+    pub fn save_changed<T>(&self, save: impl FnOnce(Vec<PeerMark>) -> T) -> Option<T> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut state.changed).then(|| state.marks.values().rev().take(MAX_PEERS).copied().collect())
+        let changed = std::mem::take(&mut state.changed);
+        changed.then(|| save(state.marks.values().rev().take(MAX_PEERS).copied().collect()))
     }
 }
 
@@ -289,7 +305,7 @@ mod tests {
     fn marks() -> Marks {
         let marks = Marks::default();
         marks.meet(NODE, &running(3, 5, 100)).unwrap();
-        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(149));
+        marks.flushed(NODE, Term::new(5), RaftIndex::new(149));
         marks
     }
 
@@ -345,7 +361,7 @@ mod tests {
         assert_eq!(marks.meet_answer(&running(3, 0, 0), &before), lacks);
         assert_eq!(marks.meet_answer(&running(3, 6, 10), &before), Ok(()), "a later leader truncated it");
         // What it acknowledges on another connection, while it is spoken to, is not held against it.
-        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(180));
+        marks.flushed(NODE, Term::new(5), RaftIndex::new(180));
         assert_eq!(marks.meet_answer(&running(3, 5, 150), &before), Ok(()));
         assert_eq!(marks.meet_answer(&running(2, 9, 999), &before), Err(Stale::Incarnation { seen: 3, shown: 2 }));
     }
@@ -353,14 +369,31 @@ mod tests {
     #[test]
     fn marks_never_go_back_and_are_saved_once() {
         let marks = marks();
-        let saved = marks.take_changed().unwrap();
-        assert_eq!(marks.take_changed(), None);
-        marks.acknowledged(NODE, Term::new(5), RaftIndex::new(140));
-        marks.acknowledged(NODE, Term::new(4), RaftIndex::new(900));
-        assert_eq!(marks.take_changed(), None);
-        marks.acknowledged(NODE, Term::new(6), RaftIndex::new(10));
-        let after = marks.take_changed().unwrap();
+        let take_changed = || marks.save_changed(|saved| saved);
+        let saved = take_changed().unwrap();
+        assert_eq!(take_changed(), None);
+        marks.flushed(NODE, Term::new(5), RaftIndex::new(140));
+        marks.flushed(NODE, Term::new(4), RaftIndex::new(900));
+        assert_eq!(take_changed(), None);
+        marks.flushed(NODE, Term::new(6), RaftIndex::new(10));
+        let after = take_changed().unwrap();
         assert_eq!((saved[0].index, after[0].index), (RaftIndex::new(149), RaftIndex::new(10)));
+    }
+
+    #[test]
+    fn what_is_saved_later_is_newer_whoever_saves() {
+        let (marks, saved) = (Marks::default(), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for index in 0..20_000 {
+                        marks.flushed(NODE, Term::new(1), RaftIndex::new(index));
+                        marks.save_changed(|now| saved.lock().unwrap().push(now[0].index));
+                    }
+                });
+            }
+        });
+        assert!(saved.into_inner().unwrap().is_sorted());
     }
 
     #[test]
@@ -370,6 +403,6 @@ mod tests {
             assert_eq!(marks.meet(NodeId::new(node), &running(1, 0, 0)), Ok(()));
         }
         assert_eq!(marks.0.lock().unwrap().marks.len(), MAX_NODES);
-        assert_eq!(marks.take_changed().unwrap().len(), MAX_PEERS);
+        assert_eq!(marks.save_changed(|saved| saved.len()), Some(MAX_PEERS));
     }
 }

@@ -210,12 +210,12 @@ pub(crate) async fn keep_stale(store: &SegmentStore) -> Result<(), Poisoned> {
     durable(|told| store.save_standing(OwnStanding::Stale, told)).await
 }
 
-/// Waits for what is told when it is durable.
-pub(crate) async fn durable(save: impl FnOnce(OnDurable)) -> Result<(), Poisoned> {
+/// Saves at once, and waits for what is told when it is durable.
+pub(crate) fn durable(save: impl FnOnce(OnDurable)) -> impl Future<Output = Result<(), Poisoned>> {
     let (tell, told) = oneshot::channel();
     // Nobody is told where whoever waits is gone.
     save(Box::new(move |result| drop(tell.send(result))));
-    told.await.unwrap_or_else(|_gone| Err(Poisoned("the log was closed".into())))
+    async move { told.await.unwrap_or_else(|_gone| Err(Poisoned("the log was closed".into()))) }
 }
 
 /// The other nodes of the last membership that is applied and of those behind it, where one of them votes.

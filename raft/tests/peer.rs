@@ -307,7 +307,7 @@ async fn the_next_address_is_tried_where_nobody_answers() {
 
 /// A hello of node 1 to node 2, as it crosses the wire.
 fn hello(class: u8) -> Vec<u8> {
-    let mut hello = b"\x50\0\0\0STELPEER\x01\0".to_vec();
+    let mut hello = b"\x50\0\0\0STELPEER\x02\0".to_vec();
     hello.push(class);
     hello.extend(CLUSTER.as_bytes());
     hello.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);

@@ -110,7 +110,7 @@ impl Target {
 
     async fn connect(&self, class: u8) -> TcpStream {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
-        let mut hello = b"\x50\0\0\0STELPEER\x01\0".to_vec();
+        let mut hello = b"\x50\0\0\0STELPEER\x02\0".to_vec();
         hello.push(class);
         hello.extend(CLUSTER.as_bytes());
         hello.extend(PEER.to_le_bytes());
@@ -167,7 +167,9 @@ fn log_id(id: Option<(u64, u64)>) -> Vec<u8> {
 
 /// An append of these entries: kind, term, body, slots.
 fn append(vote: &[u8], before: &[u8], commit: &[u8], entries: &[(u8, u64, Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-    let mut message = [&[1][..], vote, before, commit, &u32::try_from(entries.len()).unwrap().to_le_bytes()].concat();
+    let flushed = 5_u64.to_le_bytes();
+    let count = u32::try_from(entries.len()).unwrap().to_le_bytes();
+    let mut message = [&[1][..], vote, before, commit, &flushed, &count].concat();
     for (kind, term, body, slots) in entries {
         message.push(*kind);
         message.extend(term.to_le_bytes());

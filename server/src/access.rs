@@ -22,9 +22,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use stele_raft::rights::{Binding, MayWrite};
-use tonic::transport::server::TlsConnectInfo;
 use tonic::{Code, Request, Status};
 use webpki::EndEntityCert;
+
+use crate::welcome::Guest;
 
 /// What a caller is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -169,9 +170,8 @@ impl Access {
             let rights = known.tokens.get(&TokenHash::of(token)).ok_or(Denied::UnknownToken)?;
             return Ok(Caller::Known(Arc::clone(rights)));
         }
-        let certificates = request.extensions().get::<TlsConnectInfo<()>>().and_then(TlsConnectInfo::peer_certs);
         // The chain was verified when the connection was made; its first certificate is the caller's own.
-        let certificate = certificates.as_ref().and_then(|all| all.first());
+        let certificate = request.extensions().get::<Guest>().and_then(Guest::certificate);
         let parsed = certificate.and_then(|certificate| EndEntityCert::try_from(certificate).ok());
         let rights = parsed.iter().flat_map(|parsed| parsed.valid_dns_names()).find_map(|name| known.named(name));
         rights.map(Caller::Known).ok_or(Denied::Unknown)

@@ -11,8 +11,14 @@ pub enum Unwelcome {
     Full,
     /// It does not begin as HTTP/2 or TLS does.
     Garbage,
-    /// It did not say anything in time.
+    /// It did not say its first words in time.
     Late,
+    /// No TLS came about, say for want of a certificate that the roots vouch for.
+    Tls,
+}
+
+impl Unwelcome {
+    const ALL: [Self; 4] = [Self::Full, Self::Garbage, Self::Late, Self::Tls];
 }
 
 /// What another node said that cannot be.
@@ -30,7 +36,7 @@ pub struct Counters {
     refusals: [AtomicU64; Self::CODES],
     calls: AtomicU64,
     unauthenticated: AtomicU64,
-    connections: [AtomicU64; 3],
+    connections: [AtomicU64; Unwelcome::ALL.len()],
     distrust: [AtomicU64; 2],
 }
 
@@ -71,8 +77,7 @@ impl Counters {
             let name = RefusalCode::try_from(code).map_or("UNKNOWN", |code| code.as_str_name());
             (name.to_owned(), counter)
         });
-        let connections = [Unwelcome::Full, Unwelcome::Garbage, Unwelcome::Late];
-        let connections = connections.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
+        let connections = Unwelcome::ALL.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
         let calls = [("CALLS_FAILED", &self.calls), ("CALLS_UNAUTHENTICATED", &self.unauthenticated)];
         let calls = calls.map(|(name, counter)| (name.to_owned(), counter));
         let distrust = [Distrust::OtherRoot, Distrust::BadSignature];

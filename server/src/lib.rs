@@ -17,12 +17,14 @@
 //! | `proving` | proofs under them |
 //! | [`serving`] | what the services answer from |
 //! | [`service`] | the services |
+//! | [`client_tls`] | TLS with clients |
 //! | [`welcome`] | connections of clients, bounded |
 //! | [`run`] | the process from start to stop |
 //! | [`counters`] | what was refused |
 
 pub mod access;
 pub mod birth;
+pub mod client_tls;
 pub mod config;
 pub mod cosigning;
 pub mod counters;

@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use stele_engine::local::SealSettings;
 use stele_engine::number::NodeId;
 use stele_proof::TreeSize;
 use stele_raft::gate::LetIn;
+use stele_raft::heirs::heirs;
 use stele_raft::node::{Node, NodeSettings, StartError};
 use stele_raft::peer::client::PeerFactory;
 use stele_raft::peer::metrics::PeerMetrics;
@@ -36,10 +37,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
 use crate::birth::{BirthTrouble, Start, prepare};
+use crate::client_tls::{ClientTlsError, client_tls};
 use crate::config::{Config, Security, TlsPaths};
 use crate::cosigning::{Cosigning, Members, OwnCopy, Parts};
 use crate::counters::Counters;
@@ -47,11 +50,11 @@ use crate::donor::ServedSegments;
 use crate::joining::{self, JoinTrouble};
 use crate::lag::Lately;
 use crate::reading::Readers;
-use crate::service::{ClusterService, LogService, hand_over, heirs};
+use crate::service::{ClusterService, LogService, hand_over};
 use crate::serving::{Raft, Serving, watch_visible};
 use crate::signing::Signer;
 use crate::view::View;
-use crate::welcome::{GREETING, Greeting, welcome};
+use crate::welcome::{Greeting, welcome};
 
 /// A client that does not answer for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -90,14 +93,9 @@ pub enum RunTrouble {
     /// The certificates for peers.
     #[error(transparent)]
     PeerTls(#[from] TlsError),
-    /// A certificate or key for clients cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The certificates for clients.
+    #[error(transparent)]
+    ClientTls(#[from] ClientTlsError),
     /// The server for clients did not start, or died.
     #[error("the server for clients: {0}")]
     Serve(String),
@@ -207,7 +205,8 @@ struct Waiting {
     starting: Starting,
     network: PeerFactory,
     giver: Giver<Raft>,
-    client_tls: Option<ServerTlsConfig>,
+    client_tls: Option<Arc<ServerConfig>>,
+    peer_metrics: Arc<PeerMetrics>,
     peer_address: SocketAddr,
     peers: JoinHandle<()>,
     peers_stop: CancellationToken,
@@ -238,10 +237,11 @@ impl Waiting {
             limits,
             Arc::clone(&metrics),
         );
-        let network = PeerFactory::new(own, transport, Arc::new(Tcp), limits, metrics);
+        let network = PeerFactory::new(own, transport, Arc::new(Tcp), limits, Arc::clone(&metrics));
         let peers_stop = CancellationToken::new();
         let peers = tokio::spawn(server.serve(listener, peers_stop.clone()));
-        Ok(Self { local, starting, network, giver, client_tls, peer_address, peers, peers_stop })
+        let peer_metrics = metrics;
+        Ok(Self { local, starting, network, giver, client_tls, peer_metrics, peer_address, peers, peers_stop })
     }
 
     /// Gives up; the log is closed cleanly.
@@ -266,6 +266,7 @@ struct Running {
     closing: CancellationToken,
     peers: JoinHandle<()>,
     peers_stop: CancellationToken,
+    peer_metrics: Arc<PeerMetrics>,
     health: tonic_health::server::HealthReporter,
 }
 
@@ -277,7 +278,8 @@ impl Running {
         let_in: LetIn,
         ready: Option<&Path>,
     ) -> Result<Self, RunTrouble> {
-        let Waiting { local, starting, network, giver, client_tls, peer_address, peers, peers_stop } = waiting;
+        let Waiting { local, starting, network, giver, client_tls, peer_metrics, peer_address, peers, peers_stop } =
+            waiting;
         let client_listener = listen(&config.listen.client).await?;
         let bound = Bound { peer: peer_address, client: client_listener.local_addr()? };
         let node = starting.begin(let_in, network.clone()).await?;
@@ -323,7 +325,7 @@ impl Running {
 
         let (health, clients) = serve_clients(&serving, client_listener, client_tls)?;
         tell_ready(environment, &local, bound, ready)?;
-        Ok(Self { node, serving, clients, cosigns, closing, peers, peers_stop, health })
+        Ok(Self { node, serving, clients, cosigns, closing, peers, peers_stop, peer_metrics, health })
     }
 
     /// Stops cleanly.
@@ -354,7 +356,8 @@ impl Running {
         }
         close_readers(&self.serving).await;
         self.node.stop().await?;
-        tracing::info!(counters = ?self.serving.counters.all(), "stopped");
+        let counters: Vec<_> = self.serving.counters.all().into_iter().chain(self.peer_metrics.troubles()).collect();
+        tracing::info!(?counters, "stopped");
         served
     }
 
@@ -440,23 +443,13 @@ fn tls_files(paths: &TlsPaths) -> TlsFiles {
     TlsFiles { chain: paths.cert.clone(), key: paths.key.clone(), roots: paths.ca.clone().unwrap_or_default() }
 }
 
-fn client_tls(paths: &TlsPaths) -> Result<ServerTlsConfig, RunTrouble> {
-    let read = |path: &Path| std::fs::read(path).map_err(|source| RunTrouble::File { path: path.to_owned(), source });
-    let identity = Identity::from_pem(read(&paths.cert)?, read(&paths.key)?);
-    let tls = ServerTlsConfig::new().identity(identity).timeout(GREETING);
-    Ok(match &paths.ca {
-        Some(ca) => tls.client_ca_root(Certificate::from_pem(read(ca)?)),
-        None => tls,
-    })
-}
-
 type Clients = (tonic_health::server::HealthReporter, JoinHandle<Result<(), tonic::transport::Error>>);
 
 /// Serves clients until the node stops.
 fn serve_clients(
     serving: &Arc<Serving>,
     listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<Arc<ServerConfig>>,
 ) -> Result<Clients, RunTrouble> {
     let limits = serving.limits;
     let log = LogServer::new(LogService(Arc::clone(serving)))
@@ -472,7 +465,7 @@ fn serve_clients(
     let (health, health_server) = tonic_health::server::health_reporter();
     tokio::spawn(tell_health(health.clone(), Arc::clone(serving)));
 
-    let greeting = if tls.is_some() { Greeting::Tls } else { Greeting::Plain };
+    let greeting = tls.map_or(Greeting::Plain, Greeting::Tls);
     let mut server = Server::builder()
         .timeout(limits.request_timeout)
         .max_concurrent_streams(limits.streams)
@@ -481,9 +474,6 @@ fn serve_clients(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_header_list_size(MAX_HEADER_BYTES);
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).map_err(|error| RunTrouble::Serve(error.to_string()))?;
-    }
     let counters = Arc::clone(&serving.counters);
     let incoming = welcome(listener, greeting, limits.connections, counters, serving.stopping.clone());
     let stopping = serving.stopping.clone();

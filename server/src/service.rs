@@ -7,5 +7,5 @@ mod log;
 mod older;
 
 pub use cluster::ClusterService;
-pub(crate) use cluster::{hand_over, heirs};
+pub(crate) use cluster::hand_over;
 pub use log::LogService;

@@ -1,5 +1,5 @@
-//! Connections of clients, from the first byte on: bounded in number, and refused where they do not begin as the
-//! protocol does.
+//! Connections of clients, from the first byte on: bounded in number, and closed where they do not begin as the
+//! protocol does, with TLS or without, within [`GREETING`].
 
 use std::io;
 use std::pin::Pin;
@@ -7,42 +7,62 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use stele_raft::peer::transport::BoxSocket;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::counters::{Counters, Unwelcome};
 
-/// How long a connection may take to say its first words.
+/// How long a connection may take to say its first words, and to agree on TLS before them.
 pub const GREETING: Duration = Duration::from_secs(5);
 /// How long to wait where no connection can be accepted, say for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that have been greeted and not taken yet.
 const MAX_GREETED: usize = 16;
+/// Bytes that are still read from a client that was refused, so that it hears why.
+const MAX_LEFT: u64 = 64 << 10;
 /// How HTTP/2 begins (RFC 9113 section 3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How TLS begins: a record of the handshake.
 const TLS: &[u8] = &[0x16, 0x03];
 
 /// How connections must begin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub enum Greeting {
-    /// HTTP/2.
+    /// With HTTP/2.
     Plain,
-    /// TLS.
-    Tls,
+    /// With TLS, and HTTP/2 inside.
+    Tls(Arc<ServerConfig>),
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Default)]
+pub struct Guest {
+    certificates: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+impl Guest {
+    /// The certificate that it showed and that the roots vouch for.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.certificates.as_ref()?.first()
+    }
 }
 
 /// A connection that began well.
-pub struct Welcomed {
-    stream: TcpStream,
-    /// What was read of it.
-    read: &'static [u8],
+pub type Welcomed = Replayed<BoxSocket, Place>;
+
+/// What comes with a connection.
+pub struct Place {
+    guest: Guest,
     _room: OwnedSemaphorePermit,
 }
 
@@ -87,45 +107,97 @@ impl Doorman {
                 self.counters.unwelcome(Unwelcome::Full);
                 continue;
             };
-            let (expected, counters) = (self.expected(), Arc::clone(&self.counters));
+            let (greeting, counters) = (self.greeting.clone(), Arc::clone(&self.counters));
             let greeted = self.greeted.clone();
             tokio::spawn(async move {
-                match timeout(GREETING, greet(stream, expected)).await {
+                match timeout(GREETING, greeting.greet(stream)).await {
                     Err(_elapsed) => counters.unwelcome(Unwelcome::Late),
-                    Ok(Err(_reason)) => counters.unwelcome(Unwelcome::Garbage),
+                    Ok(Err(unwelcome)) => counters.unwelcome(unwelcome),
                     // Where nobody takes it, the node stops.
-                    Ok(Ok(stream)) => drop(greeted.send(Ok(Welcomed { stream, read: expected, _room: room })).await),
+                    Ok(Ok((stream, guest))) => {
+                        drop(greeted.send(Ok(stream.with(Place { guest, _room: room }))).await);
+                    }
                 }
             });
         }
     }
+}
 
-    const fn expected(&self) -> &'static [u8] {
-        match self.greeting {
-            Greeting::Plain => HTTP2,
-            Greeting::Tls => TLS,
+impl Greeting {
+    /// Reads the first words.
+    async fn greet(&self, stream: TcpStream) -> Result<(Replayed<BoxSocket>, Guest), Unwelcome> {
+        let garbage = |_error: io::Error| Unwelcome::Garbage;
+        stream.set_nodelay(true).map_err(garbage)?;
+        match self {
+            Self::Plain => {
+                let stream: BoxSocket = Box::new(stream);
+                Ok((begins_with(stream, HTTP2).await.map_err(garbage)?, Guest::default()))
+            }
+            Self::Tls(config) => {
+                let stream = begins_with(stream, TLS).await.map_err(garbage)?;
+                let accepted = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible().await;
+                let stream = match accepted {
+                    Ok(stream) => stream,
+                    Err((error, stream)) => {
+                        tracing::debug!(%error, "no TLS with a client");
+                        part(stream).await;
+                        return Err(Unwelcome::Tls);
+                    }
+                };
+                let certificates = stream.get_ref().1.peer_certificates();
+                let guest = Guest {
+                    certificates: certificates.map(|all| all.iter().map(|one| one.clone().into_owned()).collect()),
+                };
+                let stream: BoxSocket = Box::new(stream);
+                Ok((begins_with(stream, HTTP2).await.map_err(garbage)?, guest))
+            }
         }
     }
 }
 
-/// Reads the first words.
-async fn greet(mut stream: TcpStream, expected: &[u8]) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    for byte in expected {
+/// Reads words from the beginning of a stream, and gives it back with them.
+async fn begins_with<S: AsyncRead + Unpin>(mut stream: S, words: &'static [u8]) -> io::Result<Replayed<S>> {
+    for byte in words {
         if stream.read_u8().await? != *byte {
             return Err(io::ErrorKind::InvalidData.into());
         }
     }
-    Ok(stream)
+    Ok(Replayed { stream, read: words, with: () })
+}
+
+/// Closes a connection so that the other end hears what it was told: what it has sent already, and nobody wants, would
+/// have the kernel drop that.
+async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let parted = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(MAX_LEFT), &mut tokio::io::sink()).await
+    };
+    // Where it is gone already, it hears nothing.
+    drop(parted.await);
 }
 
 impl Connected for Welcomed {
-    type ConnectInfo = ();
+    type ConnectInfo = Guest;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Guest {
+        self.with.guest.clone()
+    }
 }
 
-impl AsyncRead for Welcomed {
+/// A stream whose first words were read, and are read again.
+pub struct Replayed<S, With = ()> {
+    stream: S,
+    read: &'static [u8],
+    with: With,
+}
+
+impl<S> Replayed<S> {
+    fn with<With>(self, with: With) -> Replayed<S, With> {
+        Replayed { stream: self.stream, read: self.read, with }
+    }
+}
+
+impl<S: AsyncRead + Unpin, With: Unpin> AsyncRead for Replayed<S, With> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, into);
@@ -137,7 +209,7 @@ impl AsyncRead for Welcomed {
     }
 }
 
-impl AsyncWrite for Welcomed {
+impl<S: AsyncWrite + Unpin, With: Unpin> AsyncWrite for Replayed<S, With> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

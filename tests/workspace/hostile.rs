@@ -68,7 +68,7 @@ fn bad_input_at_the_ports_of_a_node_is_refused_and_disturbs_nobody() {
         for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &large, &[0xff; 64], b"\0\0\0\0"] {
             assert_eq!(say(&peer, garbage), b"");
         }
-        for (bytes, verdict) in [(hello(9, 1, [0; 32]), 1), (hello(1, 7, [0; 32]), 2), (hello(1, 1, [0; 32]), 3)] {
+        for (bytes, verdict) in [(hello(9, 1, [0; 32]), 1), (hello(2, 7, [0; 32]), 2), (hello(2, 1, [0; 32]), 3)] {
             let heard = say(&peer, &bytes);
             assert_eq!((heard.len(), heard[14]), (23, verdict), "{heard:?}");
         }
@@ -90,9 +90,9 @@ fn bad_input_at_the_ports_of_a_node_is_refused_and_disturbs_nobody() {
         told(sites.stop().await);
         let said = said.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>();
         assert!(said.iter().all(|said| !said.contains("panicked")));
-        for word in
-            ["refused=Garbage", "refused=Version", "refused=Class", "refused=Cluster", "(\"CONNECTION_Garbage\", 4)"]
-        {
+        let refused = ["refused=Garbage", "refused=Version", "refused=Class", "refused=Cluster"];
+        let counted = ["(\"CONNECTION_Garbage\", 4)", "(\"PEER_Garbage\", 4)", "(\"PEER_Version\", 1)"];
+        for word in refused.into_iter().chain(counted) {
             assert!(said[0].contains(word), "{word} is not told");
         }
         logs

@@ -4,9 +4,13 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cluster::{Node, stele, words_command};
 use crate::process::{Ended, lines, run, text, until, verify};
+
+/// Less than a node that does not answer is waited for.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A cluster whose clients must show a certificate.
 struct Secured {
@@ -89,8 +93,10 @@ fn over_tls_the_command_line_does_what_it_does_without_and_nobody_comes_in_witho
 
     // Whoever shows no certificate, that of a stranger, or speaks without TLS.
     let ca = cluster.file("ours", "ca.pem");
+    let began = tokio::time::Instant::now();
     let without = stele(&["cluster", "status", "--endpoint", &cluster.endpoint, "--ca", &ca]);
     without.refused(4, &["no node answers", "certificate", "--cert and --key"]);
+    assert!(began.elapsed() < AT_ONCE, "it asked for {:?}", began.elapsed());
     cluster.ask_as("theirs", &["cluster", "status"], "").refused(4, &["no node answers"]);
     let plain = stele(&["cluster", "status", "--endpoint", &cluster.endpoint]);
     plain.refused(4, &["no node answers", "--ca"]);

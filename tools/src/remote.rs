@@ -168,10 +168,10 @@ pub async fn connect_with(reach: &Reach, adjust: impl FnOnce(&mut ClientConfig))
     }
     let credentials = Credentials::new(token.clone());
     let found = timeout(REACH, describe((&dial, &credentials), &endpoints, &mut last)).await;
-    let logs = found.map_err(|_elapsed| {
+    let logs = found.unwrap_or(Ok(None))?.ok_or_else(|| {
         let (at, hint) = (reach.endpoint.join(", "), hint(reach));
         Failure::new(Exit::Unreachable, anyhow!("no node answers at {at}: {last}{hint}"))
-    })??;
+    })?;
     let description = choose(logs, reach.origin.as_deref())?;
     let origin = Origin::new(&description.origin).map_err(|error| Failure::new(Exit::Unverified, anyhow!(error)))?;
     let mut config = ClientConfig::new(origin, endpoints).map_err(|error| anyhow!(error))?;
@@ -215,13 +215,15 @@ fn token(reach: &Reach) -> Result<Option<Token>, Failure> {
     token.map(Some).map_err(|error| Failure::new(Exit::Usage, anyhow!("{}: {error}", path.display())))
 }
 
-/// What the first node that answers serves.
+/// What the first node that answers serves; `None` where all of them refuse this client's TLS, which does not change by
+/// asking again.
 async fn describe(
     (dial, credentials): (&NetworkDial, &Credentials),
     endpoints: &[Address],
     last: &mut String,
-) -> Result<Vec<LogDescription>, Failure> {
+) -> Result<Option<Vec<LogDescription>>, Failure> {
     loop {
+        let mut refused = 0;
         for address in endpoints {
             let asked = timeout(ONE, async {
                 let mut client = log_client(dial, credentials, address).await?;
@@ -240,15 +242,34 @@ async fn describe(
                 }
             };
             match answered {
-                Ok(response) => return Ok(response.into_inner().logs),
+                Ok(response) => return Ok(Some(response.into_inner().logs)),
                 Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
                     return Err(Failure::new(Exit::Forbidden, anyhow!("{address}: {}", status.message())));
                 }
-                Err(status) => *last = format!("{address}: {}", reasons(&status)),
+                Err(status) => {
+                    refused += usize::from(is_refused_by_tls(&status));
+                    *last = format!("{address}: {}", reasons(&status));
+                }
             }
+        }
+        if refused == endpoints.len() {
+            return Ok(None);
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Whether what the other end sent ended TLS: rustls reports an alert as invalid data.
+fn is_refused_by_tls(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if kind == Some(std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// What a status says, and what lies under it: that a certificate was refused is said there alone.

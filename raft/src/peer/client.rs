@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::connection::{ConnectError, Connection, Dialing};
 use super::cosign::{CosignRequest, Cosigned};
 use super::entries::fitting;
-use super::message::{Answer, Failure, Request, last_log_id};
+use super::message::{Answer, Append, Failure, Request, last_log_id};
 use super::metrics::PeerMetrics;
 use super::segments::{SealedSegment, Vouched};
 use super::transport::{Dial, Transport};
@@ -557,7 +557,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
         }
         let term = Term::new(append.vote.leader_id.term);
         self.awaited.push_back(Awaited { term, before: append.prev_log_id, last: last_log_id(&append) });
-        self.sending = Some(Request::Append(append).encode());
+        let flushed = self.route.dialing.own.standing.flushed_in(term);
+        self.sending = Some(Request::Append(Append { request: append, flushed }).encode());
     }
 
     fn answered(&mut self, frame: Bytes) -> Result<StreamAppendResult<TypeConfig>, PeerError> {
@@ -576,7 +577,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                 if let Ok(Some(matching)) = &appended {
                     // It answers behind its flush, of its vote for this term, too.
                     let marks = self.route.dialing.own.standing.marks();
-                    marks.acknowledged(node, awaited.term, RaftIndex::new(matching.index));
+                    marks.flushed(node, awaited.term, RaftIndex::new(matching.index));
                 }
                 Ok(appended)
             }

@@ -23,7 +23,8 @@ pub const MAX_ENTRIES: usize = 1 << 16;
 /// Most bytes of bodies and payload slots of one message: what is read at a time, and one entry of the largest.
 pub const MAX_ENTRIES_BYTES: usize = READ_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES;
 
-const COUNT_BYTES: usize = 4;
+/// Bytes of the count.
+pub(super) const COUNT_BYTES: usize = 4;
 const ENTRY_BYTES: usize = 17;
 
 /// Most bytes of entries in a message.

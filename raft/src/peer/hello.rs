@@ -5,7 +5,7 @@
 //! | offset | bytes | field | value |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `STELPEER` |
-//! | 8 | 2 | version of the protocol | 1 |
+//! | 8 | 2 | version of the protocol | 2 |
 //! | 10 | 1 | class | 1 log, 2 control, 3 segments, 4 recovery |
 //! | 11 | 32 | cluster id | |
 //! | 43 | 8 | from | the node that connects |
@@ -17,7 +17,7 @@
 //! | offset | bytes | field | value |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `STELPEER` |
-//! | 8 | 2 | version of the protocol | 1 |
+//! | 8 | 2 | version of the protocol | 2 |
 //! | 10 | 1 | verdict | 0 welcome, 1 version, 2 class, 3 cluster, 4 node, 5 certificate, 6 stale |
 //! | 11 | 8 | node | the node that answers |
 //! | 19 | 21 | shown | by the node that answers; with verdict 0 only |
@@ -43,7 +43,7 @@ use super::{Class, ClusterId};
 use crate::standing::{Shown, Stale};
 
 /// The version of the protocol between peers.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Most bytes of a hello or its answer, in any version.
 pub(super) const MAX_HELLO_BYTES: usize = 256;
 
@@ -215,7 +215,7 @@ mod tests {
     fn golden(len: usize, places: &[(usize, u8)]) -> Vec<u8> {
         let mut bytes = vec![0; len];
         bytes[..8].copy_from_slice(b"STELPEER");
-        bytes[8] = 1;
+        bytes[8] = 2;
         places.iter().for_each(|(at, byte)| bytes[*at] = *byte);
         bytes
     }
@@ -271,7 +271,7 @@ mod tests {
         let bytes = golden(36, &[(10, 6), (11, 6), (19, 1), (24, 1)]);
         assert!(Greeting::decode(&bytes).is_err(), "an incarnation beyond 32 bits");
         assert!(Greeting::decode(&golden(36, &[(10, 6), (19, 3)])).is_err());
-        let newer = golden(60, &[(8, 2), (10, 9), (11, 6)]);
-        assert_eq!(Greeting::decode(&newer), Ok(Greeting { verdict: Err(Refusal::Version(2)), node }));
+        let newer = golden(60, &[(8, 3), (10, 9), (11, 6)]);
+        assert_eq!(Greeting::decode(&newer), Ok(Greeting { verdict: Err(Refusal::Version(3)), node }));
     }
 }

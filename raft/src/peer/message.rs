@@ -31,7 +31,8 @@
 //! | 1 | 17 | vote | the leader's |
 //! | 18 | 17 | log id | of the entry before the first |
 //! | 35 | 17 | log id | up to which the leader knows the log to be committed |
-//! | 52 | .. | entries | [`super::entries`] |
+//! | 52 | 8 | flushed | one past the last entry that the leader's own disk has; 0: it does not say |
+//! | 60 | .. | entries | [`super::entries`] |
 //!
 //! The vote of an append and of transfer leader is committed, that of vote and pre-vote is not, and each is the vote of
 //! the peer that sends it.
@@ -67,7 +68,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use stele_engine::number::{NodeId, SegmentNumber};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber};
 use stele_engine::segment::{PayloadPart, SegmentFile};
 use stele_engine::signing_state::SignedHead;
 use stele_proof::TreeSize;
@@ -83,11 +84,11 @@ use crate::standing::Stale;
 use crate::stored::Offer;
 
 /// Bytes of an append before its entries.
-const APPEND_BYTES: usize = 52;
-/// Largest message that is neither an append nor about segments, nor holds signatures.
+const APPEND_BYTES: usize = 60;
+/// Largest message that has no entries, is not about segments, and holds no signatures.
 const SMALL_BYTES: usize = 64;
 
-const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17);
+const _: () = assert!(APPEND_BYTES == 1 + 17 + 17 + 17 + 8 && APPEND_BYTES + entries::COUNT_BYTES <= SMALL_BYTES);
 const _: () = assert!(MAX_LINES_BYTES <= MAX_COSIGNED_NOTE_BYTES);
 
 const APPEND: u8 = 1;
@@ -131,10 +132,18 @@ pub(super) const fn max_answer_bytes(class: Class) -> usize {
 // What vouches for a copy fits, too.
 const _: () = assert!(4 + MAX_PROOF_HASHES * 32 + MAX_NOTE_BYTES <= MAX_READ_BYTES);
 
+/// What a leader sends: what openraft has it send, and how far its own disk is.
+#[derive(Clone, Debug)]
+pub(super) struct Append {
+    pub(super) request: AppendEntriesRequest<TypeConfig>,
+    /// One past the last entry that its disk had while it led in this term; 0 where it does not say.
+    pub(super) flushed: RaftIndex,
+}
+
 /// What a node asks of another.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
-    Append(AppendEntriesRequest<TypeConfig>),
+    Append(Append),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     TransferLeader(TransferLeaderRequest<TypeConfig>),
@@ -208,7 +217,7 @@ impl Request {
     pub(super) fn is_of(&self, peer: NodeId) -> bool {
         let of = |vote: &Vote, committed| vote.leader_id.voted_for == peer.get() && vote.committed == committed;
         match self {
-            Self::Append(append) => of(&append.vote, true),
+            Self::Append(append) => of(&append.request.vote, true),
             Self::Vote(vote) | Self::PreVote(vote) => of(&vote.vote, false),
             Self::TransferLeader(transfer) => of(transfer.from_leader(), true),
             Self::ListSegments { .. }
@@ -279,7 +288,7 @@ impl Request {
             (Class::Log | Class::Control, APPEND) => {
                 message.advance(1);
                 let append = decode_append(message)?;
-                if class == Class::Control && !append.entries.is_empty() {
+                if class == Class::Control && !append.request.entries.is_empty() {
                     return Err(MessageError::Field("entries of a heartbeat"));
                 }
                 return Ok(Self::Append(append));
@@ -309,21 +318,23 @@ impl Request {
     }
 }
 
-fn encode_append(append: &AppendEntriesRequest<TypeConfig>) -> Frame {
+fn encode_append(Append { request: append, flushed }: &Append) -> Frame {
     let mut frame = FrameWriter::of_type(APPEND);
     frame.vote(&append.vote);
     frame.log_id(append.prev_log_id.as_ref());
     frame.log_id(append.leader_commit.as_ref());
+    frame.put(&flushed.get().to_le_bytes());
     entries::write(&mut frame, append.prev_log_id.as_ref(), &append.entries);
     frame.finish()
 }
 
 /// Reads an append behind its type.
-fn decode_append(message: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, MessageError> {
+fn decode_append(message: Bytes) -> Result<Append, MessageError> {
     let mut fields = Fields::new(&message);
     let (vote, prev_log_id, leader_commit) = (fields.vote()?, fields.log_id()?, fields.log_id()?);
+    let flushed = RaftIndex::new(fields.u64("flushed")?);
     let entries = entries::read(fields, &message, prev_log_id.as_ref(), vote.leader_id.term)?;
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(Append { request: AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, flushed })
 }
 
 fn encode_vote(message: u8, vote: &VoteRequest<TypeConfig>) -> Frame {

@@ -86,6 +86,14 @@ impl PeerMetrics {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Everything that went wrong, with its name, where there was any.
+    pub fn troubles(&self) -> Vec<(String, u64)> {
+        let refused = Refused::ALL.iter().map(|reason| (format!("PEER_{reason:?}"), self.refused(*reason)));
+        let others = [("PEER_CONNECTIONS_BROKEN", self.broken()), ("PEER_CALLS_FAILED", self.rpc_errors())];
+        let others = others.map(|(name, count)| (name.to_owned(), count));
+        refused.chain(others).filter(|(_, count)| *count > 0).collect()
+    }
+
     pub(super) fn opened(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }

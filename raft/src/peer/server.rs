@@ -20,7 +20,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
-use stele_engine::number::NodeId;
+use stele_engine::number::{NodeId, RaftIndex, Term};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Accepted, Accepting, Connection, Purpose};
 use super::cosign::Cosign;
-use super::message::{Answer, Failure, Offered, Request, last_log_id};
+use super::message::{Answer, Append, Failure, Offered, Request, last_log_id};
 use super::metrics::{PeerMetrics, Refused};
 use super::segments::{SegmentSource, SourceError};
 use super::transport::{BoxSocket, Listen, Transport};
@@ -336,6 +336,15 @@ impl<R: RaftHandle> Conversation<'_, R> {
         }
     }
 
+    /// Remembers how far the disk of a leader is, whatever comes of what it sends: that it says so is enough.
+    fn heard(&self, Append { request, flushed }: Append) -> AppendEntriesRequest<TypeConfig> {
+        if let Some(last) = flushed.get().checked_sub(1) {
+            let term = Term::new(request.vote.leader_id.term);
+            self.serving.accepting.own.standing.marks().flushed(self.from, term, RaftIndex::new(last));
+        }
+        request
+    }
+
     /// The peer finds this node stale.
     fn told(&self, stale: Stale) {
         self.serving.accepting.own.standing.tell(Told { by: self.from, stale });
@@ -357,6 +366,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
     async fn answer(&self, request: Request) -> Result<Answer, Ended> {
         Ok(match request {
             Request::Append(heartbeat) => {
+                let heartbeat = self.heard(heartbeat);
                 let (before, last) = (heartbeat.prev_log_id, last_log_id(&heartbeat));
                 let appended = match (self.served.raft.heartbeat(heartbeat).await?, before) {
                     (AppendEntriesResponse::Success, _) => Ok(last),
@@ -441,7 +451,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
                 frame = receiver.next(), if appends.waiting.is_none() => {
                     let Some(frame) = frame? else { return Ok(()) };
                     match decode(Class::Log, self.from, frame)? {
-                        Request::Append(append) => appends.waiting = Some(append),
+                        Request::Append(append) => appends.waiting = Some(self.heard(append)),
                         Request::Stale(stale) => {
                             self.told(stale);
                             return Ok(());

@@ -32,7 +32,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::slow::SlowDisk;
+use crate::slow::{Hang, SlowDisk};
 use crate::wires::Wires;
 
 const HEIGHT: u8 = 8;
@@ -48,6 +48,8 @@ pub(crate) struct Cluster {
     disks: BTreeMap<u64, FakeDisk>,
     /// Starts that began with a torn last group.
     doubts: u64,
+    /// What lets those wait.
+    hangs: BTreeMap<u64, Hang>,
 }
 
 /// Timings of an election, and nothing is sealed by age.
@@ -93,8 +95,10 @@ impl Cluster {
     /// Nodes with these settings, on these disks where there are any.
     pub(crate) async fn start_with(count: u64, settings: NodeSettings, disks: BTreeMap<u64, FakeDisk>) -> Self {
         let (directory, wires) = (tempfile::tempdir().unwrap(), Wires::default());
-        let mut cluster =
-            Self { directory, wires, birth: birth(count), settings, nodes: BTreeMap::new(), disks, doubts: 0 };
+        let hangs = disks.keys().map(|id| (*id, Hang::default())).collect();
+        let birth = birth(count);
+        let nodes = BTreeMap::new();
+        let mut cluster = Self { directory, wires, birth, settings, nodes, disks, doubts: 0, hangs };
         for id in 1..=count {
             let options = MemberOptions {
                 node: NodeId::new(id),
@@ -109,9 +113,17 @@ impl Cluster {
 
     fn environment(&self, id: u64) -> Environment {
         match self.disks.get(&id) {
-            Some(disk) => Environment { disk: Arc::new(SlowDisk::new(disk.clone(), id)), ..Environment::system() },
+            Some(disk) => {
+                let disk = SlowDisk::new(disk.clone(), id, self.hang(id).clone());
+                Environment { disk: Arc::new(disk), ..Environment::system() }
+            }
             None => Environment::system(),
         }
+    }
+
+    /// Lets the disk of a node wait.
+    pub(crate) fn hang(&self, id: u64) -> &Hang {
+        &self.hangs[&id]
     }
 
     pub(crate) fn disk(&self, id: u64) -> &FakeDisk {
@@ -334,6 +346,13 @@ impl Cluster {
                 assert!(first == bytes(*other), "segment {segment} differs");
             }
         }
+    }
+}
+
+impl Drop for Cluster {
+    /// A node cannot go while its disk waits.
+    fn drop(&mut self) {
+        self.hangs.values().for_each(Hang::end);
     }
 }
 

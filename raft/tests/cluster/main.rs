@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it did")]
 
 mod cluster;
+mod hung;
 mod lease;
 mod partitions;
 mod power;

@@ -1,7 +1,8 @@
-//! A disk whose flushes take a while, so that a power failure finds something that is not flushed.
+//! A disk whose flushes take a while, so that a power failure finds something that is not flushed; and that can hang.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use stele_engine::disk::{Access, Disk, DiskError, DiskFile, Locking, Mode, Status};
@@ -11,20 +12,41 @@ use stele_simulator::random::SplitMix64;
 /// The longest flush.
 const LONGEST: u64 = 8_000;
 
+/// Lets the flushes of a disk wait, from when it begins to when it ends.
+#[derive(Clone, Default)]
+pub(crate) struct Hang(Arc<(Mutex<bool>, Condvar)>);
+
+impl Hang {
+    pub(crate) fn begin(&self) {
+        *self.0.0.lock().unwrap() = true;
+    }
+
+    pub(crate) fn end(&self) {
+        *self.0.0.lock().unwrap() = false;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |hangs| *hangs).unwrap());
+    }
+}
+
 pub(crate) struct SlowDisk {
     disk: FakeDisk,
-    drawn: std::sync::Arc<AtomicU64>,
+    drawn: Arc<AtomicU64>,
+    hang: Hang,
 }
 
 impl SlowDisk {
-    pub(crate) fn new(disk: FakeDisk, seed: u64) -> Self {
-        Self { disk, drawn: std::sync::Arc::new(AtomicU64::new(seed)) }
+    pub(crate) fn new(disk: FakeDisk, seed: u64, hang: Hang) -> Self {
+        Self { disk, drawn: Arc::new(AtomicU64::new(seed)), hang }
     }
 }
 
 struct SlowFile {
     file: Box<dyn DiskFile>,
-    drawn: std::sync::Arc<AtomicU64>,
+    drawn: Arc<AtomicU64>,
+    hang: Hang,
 }
 
 impl DiskFile for SlowFile {
@@ -39,6 +61,7 @@ impl DiskFile for SlowFile {
     fn sync(&self) -> Result<(), DiskError> {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
         std::thread::park_timeout(Duration::from_micros(SplitMix64::new(drawn).below(LONGEST)));
+        self.hang.wait();
         self.file.sync()
     }
 
@@ -58,7 +81,7 @@ impl DiskFile for SlowFile {
 impl Disk for SlowDisk {
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn DiskFile>, DiskError> {
         let file = self.disk.open(path, access)?;
-        Ok(Box::new(SlowFile { file, drawn: std::sync::Arc::clone(&self.drawn) }))
+        Ok(Box::new(SlowFile { file, drawn: Arc::clone(&self.drawn), hang: self.hang.clone() }))
     }
 
     fn create_directory(&self, path: &Path) -> Result<(), DiskError> {

@@ -10,7 +10,7 @@ use sites::{PATIENCE, Sites, until};
 use stele_engine::frame::Tail;
 use stele_engine::number::{NodeId, RaftIndex};
 use stele_raft::node::StartError;
-use stele_raft::standing::Stale;
+use stele_raft::standing::{Stale, Told};
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,6 +230,48 @@ async fn a_stale_node_that_runs_stops_when_it_meets_who_remembers() {
     sites.write(20).await;
 }
 
+/// Whether a node has saved that another's disk had entries up to this one.
+fn remembers(sites: &Sites, node: u64, other: u64, index: RaftIndex) -> bool {
+    let marks = sites.hard_state(node).peers;
+    marks.iter().any(|mark| mark.node.get() == other && mark.index >= index)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_the_running_leader_is_refused_by_who_followed_it() {
+    let mut sites = Sites::running(3).await;
+    sites.settle().await;
+    let leader = sites.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    let (follower, lagging) = (others[0], others[1]);
+    sites.stop(&[lagging]).await;
+    let copy = sites.back_up(leader);
+    sites.write(20).await;
+    sites.settle().await;
+    assert_eq!(sites.leader().await, leader);
+    let last = RaftIndex::new(sites.end(leader).get() - 1);
+    // What the last append could not say yet, a heartbeat does.
+    until("the follower remembers", || remembers(&sites, follower, leader, last)).await;
+    sites.kill(&[leader]).await;
+    sites.restore(leader, &copy);
+
+    // The third lacks what the two acknowledged, and would let in what lacks it, too.
+    let third = sites.open(lagging).await.unwrap();
+    let refuses = |told: &Told| matches!(told.stale, Stale::Acknowledged { index, .. } if index >= last);
+    let told = sites.refused(leader).await.unwrap();
+    assert!(told.by.get() == follower && refuses(&told), "{told}");
+    // What it remembers outlives its process.
+    sites.kill(&[follower]).await;
+    sites.restore(leader, &copy);
+    let second = sites.open(follower).await.unwrap();
+    let told = sites.refused(leader).await.unwrap();
+    assert!(told.by.get() == follower && refuses(&told), "{told}");
+    third.close().await;
+    second.close().await;
+    sites.start(&[follower, lagging]).await;
+    sites.write(20).await;
+    sites.settle().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_later_leader_truncated_does_not_make_a_node_stale() {
     let mut sites = Sites::running(5).await;
@@ -241,11 +283,8 @@ async fn what_a_later_leader_truncated_does_not_make_a_node_stale() {
     // Two of five: the follower acknowledges what never is committed.
     let (end, stranded) = (sites.end(leader), sites.strand(leader));
     until("the follower has them", || sites.end(follower) > end && sites.end(leader) == sites.end(follower)).await;
-    let remembers = |sites: &Sites| {
-        let marks = sites.hard_state(leader).peers;
-        marks.iter().any(|mark| mark.node.get() == follower && mark.index >= end)
-    };
-    until("the leader remembers that it has them", || remembers(&sites)).await;
+    until("the leader remembers that it has them", || remembers(&sites, leader, follower, end)).await;
+    until("it remembers that the leader has them", || remembers(&sites, follower, leader, end)).await;
     sites.kill(&[leader, follower]).await;
     stranded.await.unwrap();
 
@@ -256,8 +295,13 @@ async fn what_a_later_leader_truncated_does_not_make_a_node_stale() {
     sites.kill(&[follower]).await;
     sites.start(&[leader]).await;
     sites.settle().await;
-    assert!(remembers(&sites));
+    assert!(remembers(&sites, leader, follower, end));
     sites.start(&[follower]).await;
+    sites.write(20).await;
+    sites.settle().await;
+    // The other way round: what it counted itself when it led is gone, too.
+    sites.kill(&[leader]).await;
+    sites.start(&[leader]).await;
     sites.write(20).await;
     sites.settle().await;
     assert_eq!(sites.found_stale(), 0);

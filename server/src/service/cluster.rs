@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::async_runtime::{Instant as _, WatchReceiver};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use stele_api::v1::{
@@ -15,6 +15,7 @@ use stele_api::v1::{
 use stele_engine::directory::{Inventory, LogDirectory};
 use stele_engine::number::{RaftIndex, SegmentNumber, SiteName};
 use stele_raft::entry::{Membership, Peer, TypeConfig};
+use stele_raft::heirs::{has_caught_up, heirs};
 use stele_raft::sites::{Topology, check_change};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
@@ -24,10 +25,6 @@ use super::convert::refusal;
 use crate::access;
 use crate::serving::Serving;
 
-/// A node that is at most so many entries behind has caught up.
-const CAUGHT_UP: u64 = 1000;
-/// How long a node may not have answered to count as live.
-const LIVE: Duration = Duration::from_secs(2);
 /// Who may change the cluster.
 const OPERATOR: &[access::Role] = &[access::Role::Operator];
 /// Who may look at it.
@@ -292,26 +289,6 @@ fn millis(time: Duration) -> u64 {
 
 /// How long handing over may take.
 const HAND_OVER: Duration = Duration::from_secs(3);
-
-fn has_caught_up(metrics: &Metrics, node: u64) -> bool {
-    let last = metrics.last_log_index.unwrap_or_default();
-    let matched = metrics.replication.as_ref().and_then(|all| all.get(&node).copied().flatten());
-    node == metrics.id || matched.is_some_and(|id| id.index + CAUGHT_UP >= last)
-}
-
-/// The voters to whom leadership may go, most caught up first: a dead one would leave nobody to write to.
-pub(crate) fn heirs(metrics: &Metrics) -> Vec<u64> {
-    let heard = |node: &u64| {
-        let heartbeat = metrics.heartbeat.as_ref().and_then(|all| all.get(node).copied().flatten());
-        heartbeat.is_some_and(|heard| heard.elapsed() < LIVE)
-    };
-    let voters = metrics.membership_config.membership().voter_ids();
-    let mut heirs: Vec<u64> =
-        voters.filter(|node| *node != metrics.id && has_caught_up(metrics, *node)).filter(heard).collect();
-    let matched = |node: &u64| metrics.replication.as_ref().and_then(|all| all.get(node).copied().flatten());
-    heirs.sort_by_key(|node| std::cmp::Reverse(matched(node).map(|id| id.index)));
-    heirs
-}
 
 /// Hands leadership to a node that is live and has caught up; its term, once it leads.
 pub(crate) async fn hand_over(serving: &Serving, to: u64) -> Option<u64> {

@@ -31,7 +31,20 @@ pub(super) fn incoming(serving: &Serving, submission: v1::Submission) -> Result<
 }
 
 fn refuse(code: RefusalCode, text: impl Into<String>) -> v1::Refusal {
-    v1::Refusal { code: code.into(), text: text.into(), ..v1::Refusal::default() }
+    v1::Refusal { code: code.into(), text: brief(text.into()), ..v1::Refusal::default() }
+}
+
+/// Most bytes of the text of a refusal, which may say again what a client has sent.
+const MAX_TEXT_BYTES: usize = 400;
+
+fn brief(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push_str("...");
+        text.shrink_to_fit();
+    }
+    text
 }
 
 #[expect(clippy::result_large_err, reason = "as above")]
@@ -88,7 +101,7 @@ pub(super) fn refusal_answer(serving: &Serving, refusal: v1::Refusal) -> RecordA
 
 /// What a refusal of the leader's task is to a client.
 pub(super) fn refusal(serving: &Serving, refused: &Refused) -> v1::Refusal {
-    let mut found = v1::Refusal { text: refused.to_string(), ..v1::Refusal::default() };
+    let mut found = v1::Refusal { text: brief(refused.to_string()), ..v1::Refusal::default() };
     let code = match refused {
         Refused::Record(Refusal::Schema(_) | Refusal::NotFinished) => RefusalCode::Schema,
         Refused::Record(Refusal::SizeExceeded(_)) => RefusalCode::SizeExceeded,

@@ -126,7 +126,7 @@ async fn each_caller_does_what_its_roles_allow_and_a_writer_writes_as_itself_onl
 }
 
 /// An authority, and certificates for these names: each with its key, PEM.
-fn certificates(names: &[&str]) -> (String, Vec<(String, String)>) {
+pub(crate) fn certificates(names: &[&str]) -> (String, Vec<(String, String)>) {
     let key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

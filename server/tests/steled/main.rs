@@ -4,11 +4,13 @@
 
 mod access;
 mod drafts;
+mod greeting;
 mod older;
 mod process;
 mod proven;
 mod segments;
 mod status;
+mod streams;
 
 use std::time::Duration;
 

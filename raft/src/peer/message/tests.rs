@@ -49,7 +49,11 @@ fn batch(records: &[usize], payload: Option<&[u8]>) -> Payload {
     Payload { kind: EntryKind::Batch, body, slots }
 }
 
-fn append(payloads: Vec<Payload>) -> AppendEntriesRequest<TypeConfig> {
+fn append(payloads: Vec<Payload>) -> Append {
+    Append { request: entries(payloads), flushed: RaftIndex::new(6) }
+}
+
+fn entries(payloads: Vec<Payload>) -> AppendEntriesRequest<TypeConfig> {
     let entries = payloads.into_iter().zip(5..).map(|(payload, index)| Entry {
         leader: CommittedLeader::new(3),
         index: RaftIndex::new(index),
@@ -96,10 +100,15 @@ fn an_append_is_these_bytes_and_these_bytes_are_an_append() {
     golden_request(
         Class::Log,
         &Request::Append(append),
-        &format!("01 {VOTE_3_1} {ID_2_4} {ID_2_3} 02000000 {entries}"),
+        &format!("01 {VOTE_3_1} {ID_2_4} {ID_2_3} 0600000000000000 02000000 {entries}"),
     );
-    let heartbeat = AppendEntriesRequest { vote: vote(3, 1), prev_log_id: None, entries: vec![], leader_commit: None };
-    golden_request(Class::Control, &Request::Append(heartbeat), &format!("01 {VOTE_3_1} {NO_ID} {NO_ID} 00000000"));
+    let request = AppendEntriesRequest { vote: vote(3, 1), prev_log_id: None, entries: vec![], leader_commit: None };
+    let heartbeat = Append { request, flushed: RaftIndex::new(0) };
+    golden_request(
+        Class::Control,
+        &Request::Append(heartbeat),
+        &format!("01 {VOTE_3_1} {NO_ID} {NO_ID} 0000000000000000 00000000"),
+    );
 }
 
 #[test]
@@ -225,13 +234,13 @@ fn signatures_are_text_of_bounded_length() {
 
 #[test]
 fn a_peer_of_another_version_is_told_so_whatever_else_it_says() {
-    let mut later = b"STELPEER\x02\x00".to_vec();
+    let mut later = b"STELPEER\x03\x00".to_vec();
     assert_eq!(Hello::decode(&later), Err(HelloFault::Version));
     later.extend([0xff; 200]);
     assert_eq!(Hello::decode(&later), Err(HelloFault::Version));
     later.truncate(19);
     later[18] = 0;
-    assert_eq!(Greeting::decode(&later).unwrap().verdict, Err(Refusal::Version(2)));
+    assert_eq!(Greeting::decode(&later).unwrap().verdict, Err(Refusal::Version(3)));
 }
 
 #[test]
@@ -252,7 +261,7 @@ fn a_large_body_is_never_copied() {
     let bytes = message(Request::Append(self::append(vec![payload])).encode());
     let range = bytes.as_ptr_range();
     let Request::Append(received) = Request::decode(Class::Log, bytes).unwrap() else { panic!("an append") };
-    let received = &received.entries[0].payload;
+    let received = &received.request.entries[0].payload;
     assert!(range.contains(&received.body.as_ptr()) && range.contains(&received.slots.as_ptr()));
 }
 
@@ -269,14 +278,16 @@ fn the_largest_entry_fits_a_message_and_a_larger_append_is_cut() {
         body: Bytes::from(vec![0; MAX_BODY_BYTES]),
         slots: Bytes::from(vec![0; MAX_PAYLOAD_BYTES]),
     };
-    let entries = append(vec![largest.clone(), largest, Payload::blank()]).entries;
+    let sent = |entries: &[Entry]| {
+        let request = AppendEntriesRequest { entries: entries.to_vec(), ..self::entries(vec![]) };
+        wire(Request::Append(Append { request, flushed: RaftIndex::new(6) }).encode()).len() - LENGTH_BYTES
+    };
+    let entries = entries(vec![largest.clone(), largest, Payload::blank()]).entries;
     assert_eq!(fitting(&entries), 1);
-    let blanks = append(vec![Payload::blank(); MAX_ENTRIES + 1]).entries;
+    let blanks = self::entries(vec![Payload::blank(); MAX_ENTRIES + 1]).entries;
     assert_eq!(fitting(&blanks), MAX_ENTRIES);
-    let one = AppendEntriesRequest { entries: entries[..1].to_vec(), ..append(vec![]) };
-    assert!(wire(Request::Append(one).encode()).len() - LENGTH_BYTES <= max_request_bytes(Class::Log));
-    let many = AppendEntriesRequest { entries: blanks[..MAX_ENTRIES].to_vec(), ..append(vec![]) };
-    assert!(wire(Request::Append(many).encode()).len() - LENGTH_BYTES <= max_request_bytes(Class::Log));
+    assert!(sent(&entries[..1]) <= max_request_bytes(Class::Log));
+    assert!(sent(&blanks[..MAX_ENTRIES]) <= max_request_bytes(Class::Log));
 }
 
 #[test]
@@ -293,7 +304,7 @@ fn an_entry_that_no_log_takes_is_no_message() {
     }
     for term in [1, 4] {
         let mut wrong = append(vec![Payload::blank()]);
-        wrong.entries[0].leader = CommittedLeader::new(term);
+        wrong.request.entries[0].leader = CommittedLeader::new(term);
         let bytes = message(Request::Append(wrong).encode());
         assert_eq!(Request::decode(Class::Log, bytes).unwrap_err(), MessageError::Entry(RaftIndex::new(5)));
     }
@@ -319,7 +330,7 @@ fn a_message_counts_only_on_its_own_connection() {
 fn a_count_allocates_nothing_that_did_not_arrive() {
     let mut bytes = message(Request::Append(append(vec![])).encode()).to_vec();
     for count in [1u32, 1 << 16, u32::MAX] {
-        bytes[52..56].copy_from_slice(&count.to_le_bytes());
+        bytes[60..64].copy_from_slice(&count.to_le_bytes());
         assert!(Request::decode(Class::Log, bytes.clone().into()).is_err());
     }
     for place in [1, 17] {
@@ -394,8 +405,8 @@ fn any_payload() -> impl Strategy<Value = Payload> {
 }
 
 fn any_append() -> impl Strategy<Value = Request> {
-    (any_vote(), any_id(), any_id(), proptest::collection::vec((any_payload(), 0u64..3), 0..5)).prop_map(
-        |(vote, prev_log_id, leader_commit, payloads)| {
+    (any_vote(), any_id(), any_id(), number(), proptest::collection::vec((any_payload(), 0u64..3), 0..5)).prop_map(
+        |(vote, prev_log_id, leader_commit, flushed, payloads)| {
             let mut term = prev_log_id.map_or(0, |before| before.leader_id.term);
             let mut entries = Vec::new();
             for ((payload, more), index) in payloads.into_iter().zip(prev_log_id.map_or(0, |before| before.index + 1)..)
@@ -405,7 +416,8 @@ fn any_append() -> impl Strategy<Value = Request> {
             }
             let leader = LeaderId { term: vote.leader_id.term.max(term), voted_for: vote.leader_id.voted_for };
             let vote = Vote::from_leader_id(leader, vote.committed);
-            Request::Append(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+            let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
+            Request::Append(Append { request, flushed: RaftIndex::new(flushed) })
         },
     )
 }
@@ -464,7 +476,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         proptest::collection::vec(any::<u8>(), 0..50).prop_map(|bytes| Answer::Bytes(bytes.into())),
         any_cosigned().prop_map(Answer::Cosigned),
         (any_append(), any_id()).prop_map(|(append, last)| {
-            let Request::Append(append) = append else { unreachable!("an append") };
+            let Request::Append(Append { request: append, .. }) = append else { unreachable!("an append") };
             let before = append.prev_log_id.unwrap_or(id(0, 0));
             let entries: Vec<Entry> = if append.prev_log_id.is_some() { append.entries } else { Vec::new() };
             let last = entries.last().map_or(last, |entry| Some(id(entry.leader.term, entry.index.get())));
