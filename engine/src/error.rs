@@ -64,6 +64,9 @@ pub enum LogError {
         /// What the holder left in the lock file.
         holder: String,
     },
+    /// Others hold the log, too, and decide its order together.
+    #[error("{} belongs to a node of a cluster, which `steled` writes; give --endpoint to append through it", .0.display())]
+    Member(PathBuf),
     /// Written by a newer release.
     #[error("{file}: {fault}")]
     Version {

@@ -29,7 +29,7 @@
 //! | 8 | 8 | first entry |
 //! | 16 | 8 | one past the last entry known to be committed |
 //! | 24 | 8 | segment |
-//! | 32 | 8 | where its group ended in the segment; zero where that is not known |
+//! | 32 | 8 | where its group ended in the segment, or could have ended at most |
 
 use std::io;
 use std::path::Path;
@@ -95,20 +95,18 @@ pub struct Doubt {
     pub committed: RaftIndex,
     /// The segment of the first entry.
     pub segment: SegmentNumber,
-    /// Where the group ended in it, if the flush ring told.
-    pub end: Option<Offset>,
+    /// Where the group ended in it, as the flush ring told, or could have ended at most.
+    pub end: Offset,
 }
 
 impl Doubt {
-    /// Whether a log that ends so holds again all that the group may have held.
+    /// Whether a log that ends so holds again all that the group may have held. What was committed behind the group's
+    /// end this node never wrote.
     pub fn is_over(&self, tail: &Tail) -> bool {
-        match self.end {
-            Some(end) => (tail.segment, tail.offset) >= (self.segment, end),
-            None => tail.next_index > self.first && !self.lacks_committed(tail),
-        }
+        (tail.segment, tail.offset) >= (self.segment, self.end)
     }
 
-    /// Whether a log that ends so lacks an entry of the group that is known to be committed.
+    /// Whether a log that ends so lacks an entry that is known to be committed.
     pub fn lacks_committed(&self, tail: &Tail) -> bool {
         tail.next_index < self.committed
     }
@@ -116,29 +114,28 @@ impl Doubt {
     fn write(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&[u8::from(self.header.is_some()), 0, 0, 0]);
         bytes.extend_from_slice(&self.header.unwrap_or(0).to_le_bytes());
-        let end = self.end.unwrap_or(Offset::new(0));
-        for number in [self.first.get(), self.committed.get(), self.segment.get(), end.get()] {
+        for number in [self.first.get(), self.committed.get(), self.segment.get(), self.end.get()] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
     }
 
     fn read(bytes: &[u8; DOUBT_BYTES]) -> Self {
-        let end = Offset::new(read_u64(bytes, 32));
         Self {
             header: (bytes[0] == 1).then_some(read_u32(bytes, 4)),
             first: RaftIndex::new(read_u64(bytes, 8)),
             committed: RaftIndex::new(read_u64(bytes, 16)),
             segment: SegmentNumber::new(read_u64(bytes, 24)),
-            end: (end > Offset::new(0)).then_some(end),
+            end: Offset::new(read_u64(bytes, 32)),
         }
     }
 
-    /// With what is left of an earlier doubt: a crash while that group was being restored may have left this one.
+    /// With what is left of an earlier doubt: a crash while that group was being restored has left this one, and the
+    /// header in its first place may be a peer's.
     pub(crate) fn behind(self, earlier: Option<Self>) -> Self {
         let Some(earlier) = earlier else { return self };
-        let end = (earlier.segment == self.segment).then_some(earlier.end).flatten();
-        let header = if earlier.first == self.first { earlier.header.or(self.header) } else { self.header };
-        Self { committed: self.committed.max(earlier.committed), end: self.end.max(end), header, ..self }
+        let end = if earlier.segment == self.segment { self.end.max(earlier.end) } else { self.end };
+        let header = earlier.header.filter(|_| earlier.first == self.first);
+        Self { committed: self.committed.max(earlier.committed), end, header, ..self }
     }
 }
 
@@ -316,7 +313,7 @@ mod tests {
                 header: Some(13),
                 committed: RaftIndex::new(15),
                 segment: SegmentNumber::new(16),
-                end: Some(Offset::new(17)),
+                end: Offset::new(17),
             }),
             peers: vec![PeerMark {
                 node: NodeId::new(8),
@@ -364,7 +361,7 @@ mod tests {
             header: None,
             committed: RaftIndex::new(0),
             segment: SegmentNumber::new(0),
-            end: None,
+            end: Offset::new(1),
         };
         let state = HardState { doubt: Some(doubt), ..state };
         let bytes = state.encode();

@@ -26,11 +26,12 @@ use crate::disk::{Disk, DiskLock, Locking};
 use crate::environment::Environment;
 use crate::error::{LogError, Poisoned};
 use crate::frame::{EntryKind, Placed, Tail};
+use crate::hard_state::read_hard_state;
 use crate::intake::{Admitted, Asker, Checked, GROUP, Refusal, Submission, admit, check_finished, decide};
 use crate::number::{SegmentNumber, Term};
 use crate::prepare::PreparingRefused;
 use crate::read_back::SegmentStart;
-use crate::recovery::TornTail;
+use crate::recovery::{Holders, TornTail, lets_others_vote};
 use crate::replay::{Applied, each_record};
 use crate::reserved::{self, Genesis, SegmentSealed};
 use crate::seal::{SegmentEnd, low_water};
@@ -165,10 +166,15 @@ impl LocalLog {
         let lock = take_lock(disk, &directory)?;
         let inventory = Inventory::take(disk, &directory)?;
         let state = Applied::up_to_sealed(disk, &directory, &inventory)?;
-        let (store, recovered) = SegmentStore::open(environment, &directory, &inventory, state.tail)?;
+        let behind = (state.tail, Holders::Members(&state.keeper.membership));
+        let (store, recovered) = SegmentStore::open_held(environment, &directory, &inventory, behind)?;
         // A log that is refused keeps every file as it is.
         remove_temporaries(disk, &directory)?;
         let mut state = state.up_to(disk, &directory, &inventory, &recovered.tail)?;
+        let hard_state = read_hard_state(disk, &directory.hard_state())?;
+        if hard_state.doubt.is_some() || lets_others_vote(hard_state.node, &state.keeper.membership) {
+            return Err(LogError::Member(path.to_owned()));
+        }
         let genesis = birth::read_genesis(disk, &directory)?;
         birth::refresh_description(disk, &directory, &genesis)?;
         let Some((start, keeper)) = state.starts.pop_front() else {

@@ -1,7 +1,8 @@
 //! Recovery: what of the unsealed files is the log, decided by what was flushed before (FAULTS.md).
 //!
 //! [`table`] is the decision; [`quarantine`] what a damaged log lacks; [`examine`] looks and decides, and
-//! writes nothing. Rot is kept, never cut: the log is refused for writing, and recovery writes nothing.
+//! writes nothing. Rot before the last group is kept, never cut: the log is refused for writing, and recovery writes
+//! nothing.
 //!
 //! Where others hold the log, too, a last group in doubt is cut only once the doubt is durable in hard state: from then
 //! on it is this node's promise to ask them for the group before it takes part ([`Doubt`]).
@@ -17,13 +18,14 @@ pub mod table;
 use crate::directory::{Inventory, LogDirectory, open_payloads, read_file_header, relative};
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
-use crate::frame::{EntryKind, FrameFault, Tail, stored_checksum};
+use crate::frame::{EntryKind, FrameFault, HEADER_BYTES, MAX_BODY_BYTES, Tail, stored_checksum};
 use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile};
 use crate::membership::Membership;
 use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber};
 use crate::ring::{Slot, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FRAMES_START, PAGE_BYTES, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
+use crate::writer::MAX_GROUP_BYTES;
 
 use examine::{Examination, REMEDY, evidence, read_slots, rot_sentence};
 use quarantine::{IdentifiedBy, Standing};
@@ -107,6 +109,12 @@ pub fn recover(
     Ok(Recovered { tail, group, committed, cut })
 }
 
+/// Whether this membership lets another node vote.
+pub(crate) fn lets_others_vote(own: NodeId, membership: &[u8]) -> bool {
+    let membership = Membership::decode(membership);
+    membership.is_ok_and(|membership| membership.voters.iter().flatten().any(|voter| *voter != own))
+}
+
 /// Whether a membership that this log is of, or may be of, lets another node vote.
 fn others_vote(
     disk: &dyn Disk,
@@ -116,13 +124,9 @@ fn others_vote(
     (own, holders): (NodeId, Holders<'_>),
 ) -> Result<bool, LogError> {
     let Holders::Members(sealed) = holders else { return Ok(false) };
-    let of = |body: &[u8]| {
-        let membership = Membership::decode(body);
-        membership.is_ok_and(|membership| membership.voters.iter().flatten().any(|voter| *voter != own))
-    };
-    let mut others = of(sealed);
+    let mut others = lets_others_vote(own, sealed);
     crate::walk::walk(disk, directory, start, end, &mut |_, placed, body| {
-        others |= placed.header.kind == EntryKind::Membership && of(body);
+        others |= placed.header.kind == EntryKind::Membership && lets_others_vote(own, body);
         Ok(())
     })?;
     Ok(others)
@@ -142,7 +146,9 @@ fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination) -> R
     } else {
         None
     };
-    let end = newest.filter(|slot| (slot.segment, slot.end) > (tail.segment, tail.offset)).map(|slot| slot.end);
+    let told = newest.filter(|slot| (slot.segment, slot.end) > (tail.segment, tail.offset)).map(|slot| slot.end);
+    let most = MAX_GROUP_BYTES + HEADER_BYTES + MAX_BODY_BYTES;
+    let end = told.unwrap_or_else(|| Offset::new(tail.offset.get() + most as u64));
     let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed);
     Ok(Doubt { first: tail.next_index, header, committed, segment: tail.segment, end })
 }

@@ -99,7 +99,7 @@ pub struct Opened {
     pub applied: RaftIndex,
     /// The body of the last membership entry that is applied; empty where there is none.
     pub membership: Vec<u8>,
-    /// A torn tail that was cut; none of it had been acknowledged.
+    /// A torn tail that was cut. Where others hold the log, too, its doubt is in `hard_state`.
     pub torn: Option<TornTail>,
 }
 

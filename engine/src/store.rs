@@ -450,6 +450,12 @@ impl SegmentStore {
         }
     }
 
+    /// How many truncations have begun: entries that were read one after the other stand together in a log where it is
+    /// the same before and behind.
+    pub fn truncations(&self) -> u64 {
+        lock(&self.recent).cuts.0
+    }
+
     /// The tail at the start of the segment that is cut, and how many truncations there were before; `None` where
     /// there is nothing to drop.
     fn cut_at(&self, recent: &Recent, from: RaftIndex) -> Result<Option<(Tail, u64)>, TruncateError> {

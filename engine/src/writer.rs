@@ -37,7 +37,7 @@ pub type OnDurable = Box<dyn FnOnce(Result<(), Poisoned>) + Send>;
 /// A writer that has been idle this long confirms that its last group is durable.
 const CONFIRM_AFTER: Duration = Duration::from_millis(50);
 /// Most bytes of one flush group.
-const MAX_GROUP_BYTES: usize = 16 << 20;
+pub(crate) const MAX_GROUP_BYTES: usize = 16 << 20;
 
 /// What the writer is asked to do, in order.
 pub(crate) enum Work {

@@ -330,7 +330,7 @@ fn a_torn_group_is_cut_only_behind_its_doubt() {
         for _ in 0..2 {
             open(ControlledDisk::quick(), &copy, &voters(&[1, 2])).unwrap();
             let kept = doubt(&copy).unwrap();
-            assert_eq!((kept.first, kept.segment, kept.end), (first, SegmentNumber::new(0), Some(end)));
+            assert_eq!((kept.first, kept.segment, kept.end), (first, SegmentNumber::new(0), end));
             assert!(!kept.is_over(&image.tail(4)) && kept.is_over(&image.tail(5)));
         }
         if finished {

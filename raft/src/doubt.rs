@@ -1,17 +1,22 @@
 //! A last group in doubt: the peers are asked for it before this node takes part (FAULTS.md, "Torn tail or rot").
 //!
-//! Recovery has cut the group, and left what it knew of it in hard state ([`Doubt`]). All peers are asked what stands
+//! Recovery has cut the group, and left what it knew of it in hard state ([`Doubt`]). All peers are asked how far they go
 //! behind the last sound entry, each again and again until it answers; nodes that start, or are in doubt themselves,
-//! answer, too. What is taken is
+//! answer, too. When all have answered, or [`REST`] is over, the entries of the log with the highest last (term, index)
+//! are fetched, or of the next one that gives any, up to where the group ended:
 //!
-//! | of the lost entry is known | taken is | where nobody offers it |
+//! | of the lost entry is known | taken is | where nobody has it |
 //! |---|---|---|
-//! | its header | that entry, and nothing else | as below |
-//! | that it was committed | what stands there in the log with the highest last (term, index) | the node waits |
-//! | nothing | the same | nothing: it was not acknowledged, as far as anybody knows |
+//! | its header | that entry, and nothing else in its place | as below |
+//! | that it was committed | what stands there | the node waits |
+//! | nothing | what stands there | nothing: it was not acknowledged, as far as anybody knows |
 //!
-//! up to where the group ended. The node's vote comes to the term of an entry before the entry does: to have taken it
-//! is then as if the leader of that term had sent it late.
+//! A log that has nothing of the term of this node's leader does not count: the group came from that leader, and whatever
+//! it had committed in its own term stands in a quorum of logs that go as far. A node that took what stood there before
+//! would hold other entries than it acknowledged, and nobody could tell.
+//!
+//! The node's vote comes to the term of an entry before the entry does: to have taken it is then as if the leader of that
+//! term had sent it late.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,13 +33,15 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::entry::{Entry, LogId, Peer, log_id};
-use crate::gate::gather;
+use crate::gate::{Asking, gather};
 use crate::node::StartError;
 use crate::starting::durable;
-use crate::stored::Offer;
+use crate::stored::{Offer, Wanted};
 
+/// How long the others have once one has answered: some may still be starting.
+pub(crate) const REST: Duration = Duration::from_secs(5);
 /// Between two rounds of questions for what is committed and nobody has.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// A log that has lost its last group.
 pub(crate) struct Doubtful<'l> {
@@ -43,71 +50,132 @@ pub(crate) struct Doubtful<'l> {
     /// Whose log it is.
     pub(crate) own: NodeId,
     pub(crate) peers: &'l BTreeMap<NodeId, Peer>,
+    /// The node's, which may come to a later term.
+    pub(crate) vote: &'l mut Vote,
 }
 
 impl Doubtful<'_> {
-    /// Asks until the doubt is over; answers the vote of the node, which may have come to a later term.
+    /// Asks until the doubt is over. Nothing is lost where the future is dropped.
     ///
     /// # Errors
     /// [`StartError`] of a log that cannot be written.
     pub(crate) async fn settle<E: fmt::Display, F: Future<Output = Result<Offer, E>>>(
-        &self,
-        mut vote: Vote,
-        ask: impl Fn(NodeId, Peer, LogId) -> F,
-    ) -> Result<Vote, StartError> {
+        mut self,
+        ask: impl Fn(NodeId, Peer, (LogId, Wanted)) -> F,
+    ) -> Result<(), StartError> {
         loop {
             let tail = self.store.tail();
-            let Some(before) = tail.next_index.get().checked_sub(1).filter(|_| !self.doubt.is_over(&tail)) else {
-                return Ok(vote);
+            let Some(last) = tail.next_index.get().checked_sub(1).filter(|_| !self.doubt.is_over(&tail)) else {
+                return Ok(());
             };
-            let before = log_id(tail.last_term, RaftIndex::new(before));
-            let offers = gather(self.peers, |node, peer| ask(node, peer, before)).await;
-            match choose(&self.doubt, &tail, offers) {
-                Some((node, entries)) => {
-                    tracing::info!(%node, first = %tail.next_index, "the last group was torn; a peer has it");
-                    vote = self.take(vote, entries).await?;
+            let last = log_id(tail.last_term, RaftIndex::new(last));
+            let asking = Asking { rest: REST, what: "waiting for a peer that says what comes behind this node's log" };
+            let offers = gather(self.peers, |node, peer| ask(node, peer, (last, Wanted::Position)), asking).await;
+            let mut taken = false;
+            for node in in_order(self.vote, &last, &offers) {
+                let Some(peer) = self.peers.get(&node) else { continue };
+                match ask(node, peer.clone(), (last, Wanted::Entries)).await {
+                    Ok(offer) => {
+                        let entries = self.fitting(tail, offer.entries);
+                        taken = !entries.is_empty();
+                        self.take(entries).await?;
+                    }
+                    Err(error) => tracing::warn!(%node, %error, "a peer does not give what it has"),
                 }
-                None if self.doubt.lacks_committed(&tail) => {
-                    let (first, end) = (tail.next_index, self.doubt.committed);
-                    tracing::warn!(%first, %end, "committed entries are torn here, and no peer that answers has them");
-                    sleep(AGAIN).await;
+                if taken {
+                    let (first, end) = (tail.next_index, self.store.tail().next_index);
+                    tracing::info!(%node, %first, %end, "the last group was torn; a peer has it");
+                    break;
                 }
-                None => return Ok(vote),
+            }
+            if !taken && !self.doubt.lacks_committed(&tail) {
+                return Ok(());
+            }
+            if !taken {
+                tracing::warn!(
+                    first = %tail.next_index, end = %self.doubt.committed,
+                    "committed entries are torn here, and no peer that answers has them: this node waits for one; where \
+                     none is left, replace it (`stele cluster join --replace`)"
+                );
+                sleep(AGAIN).await;
             }
         }
     }
 
-    /// Appends the entries up to where the group ended, and waits until they are durable.
-    async fn take(&self, mut vote: Vote, entries: Vec<Entry>) -> Result<Vote, StartError> {
-        let last_term = entries.last().map_or(vote.term, |last| Term::new(last.leader.term));
-        if last_term > vote.term {
-            vote = Vote { term: last_term, node: self.own, committed: false };
-            durable(|told| self.store.save_vote(vote, told)).await?;
+    /// The entries that can stand behind the tail, up to where the group ended.
+    fn fitting(&self, mut tail: Tail, offered: Vec<Entry>) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for entry in offered {
+            let stored = entry.clone().into_stored();
+            let Ok(placed) = tail.place(stored.kind, stored.term, &stored.body, stored.payload.len()) else { break };
+            let lost = self.doubt.header.filter(|_| tail.next_index == self.doubt.first);
+            if self.doubt.is_over(&tail) || lost.is_some_and(|lost| lost != stored_checksum(&placed.bytes)) {
+                break;
+            }
+            tail.advance(&placed);
+            entries.push(entry);
         }
-        let (store, doubt) = (Arc::clone(self.store), self.doubt);
+        entries
+    }
+
+    /// Appends entries, and waits until they are durable.
+    async fn take(&mut self, entries: Vec<Entry>) -> Result<(), StartError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let term = Term::new(last.leader.term);
+        if term > self.vote.term {
+            let vote = Vote { term, node: self.own, committed: false };
+            durable(|told| self.store.save_vote(vote, told)).await?;
+            *self.vote = vote;
+        }
+        let store = Arc::clone(self.store);
         let append = move || -> Result<(), StartError> {
             for entry in entries {
-                if doubt.is_over(&store.tail()) {
-                    break;
-                }
                 store.append(entry.into_stored(), None)?;
             }
             Ok(store.flush().map_err(LogError::from)?)
         };
-        spawn_blocking(append).await.unwrap_or_else(|died| Err(Poisoned(died.to_string().into()).into()))?;
-        Ok(vote)
+        spawn_blocking(append).await.unwrap_or_else(|died| Err(Poisoned(died.to_string().into()).into()))
     }
 }
 
-/// The offer that counts: of those that can stand behind the tail, that of the log with the highest last entry.
-fn choose(doubt: &Doubt, tail: &Tail, offers: Vec<(NodeId, Offer)>) -> Option<(NodeId, Vec<Entry>)> {
-    let header = doubt.header.filter(|_| tail.next_index == doubt.first);
-    let stands = |offer: &Offer| {
-        let first = offer.entries.first().map(|first| first.clone().into_stored());
-        let placed = first.and_then(|first| tail.place(first.kind, first.term, &first.body, first.payload.len()).ok());
-        placed.is_some_and(|placed| header.is_none_or(|header| header == stored_checksum(&placed.bytes)))
+/// The peers that may give what was lost, the best first.
+fn in_order(vote: &Vote, last: &LogId, offers: &[(NodeId, Offer)]) -> Vec<NodeId> {
+    let counts = |offer: &Offer| {
+        let term = offer.last.map_or(0, |last| last.leader_id.term);
+        offer.goes_on(last) && (!vote.committed || term >= vote.term.get())
     };
-    let offers = offers.into_iter().filter(|(_, offer)| stands(offer));
-    let best = offers.max_by_key(|(_, offer)| offer.last.map(|last| (last.leader_id.term, last.index)));
-    best.map(|(node, offer)| (node, offer.entries))
+    let mut best: Vec<_> = offers.iter().filter(|(_, offer)| counts(offer)).collect();
+    best.sort_by_key(|(_, offer)| std::cmp::Reverse(offer.last.map(|last| (last.leader_id.term, last.index))));
+    best.into_iter().map(|(node, _)| *node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::Holds;
+
+    fn offer(holds: Holds, last: Option<(u64, u64)>) -> Offer {
+        let last = last.map(|(term, index)| log_id(Term::new(term), RaftIndex::new(index)));
+        Offer { last, holds, entries: Vec::new() }
+    }
+
+    #[test]
+    fn the_log_with_the_highest_last_entry_is_asked_first_and_one_before_the_own_leader_not_at_all() {
+        let own_last = log_id(Term::new(3), RaftIndex::new(10));
+        let offers = [
+            (1, offer(Holds::It, Some((3, 40)))),
+            (2, offer(Holds::It, Some((4, 12)))),
+            (3, offer(Holds::It, Some((4, 20)))),
+            (4, offer(Holds::It, Some((4, 10)))),
+            (5, offer(Holds::Not, Some((9, 90)))),
+            (6, offer(Holds::Not, None)),
+        ];
+        let offers = offers.map(|(node, offer)| (NodeId::new(node), offer));
+        let order = |committed| {
+            let vote = Vote { term: Term::new(4), node: NodeId::new(2), committed };
+            in_order(&vote, &own_last, &offers).into_iter().map(NodeId::get).collect::<Vec<_>>()
+        };
+        assert_eq!(order(false), [3, 2, 1], "who goes on behind the own last entry");
+        assert_eq!(order(true), [3, 2], "and has heard of the leader of term 4");
+    }
 }

@@ -46,17 +46,28 @@ pub async fn pass<E: fmt::Display, F: Future<Output = Result<(), E>>>(
     peers: &BTreeMap<NodeId, Peer>,
     ask: impl Fn(NodeId, Peer) -> F,
 ) -> Result<LetIn, Told> {
+    let asking = Asking { rest: REST, what: "waiting for a peer that says whether this node may take part" };
     tokio::select! {
         told = standing.wait_told() => Err(told),
-        _answers = gather(peers, ask) => standing.told().map_or(Ok(LetIn(())), Err),
+        _answers = gather(peers, ask, asking) => standing.told().map_or(Ok(LetIn(())), Err),
     }
 }
 
-/// Asks all nodes, each again and again until it answers: all answers, or those that came until [`REST`] after the
+/// How peers are asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Asking {
+    /// How long the others have once one has answered.
+    pub(crate) rest: Duration,
+    /// What is said while nobody has.
+    pub(crate) what: &'static str,
+}
+
+/// Asks all nodes, each again and again until it answers: all answers, or those that came until `rest` after the
 /// first. Nothing is lost where the future is dropped.
 pub(crate) async fn gather<T, E: fmt::Display, F: Future<Output = Result<T, E>>>(
     peers: &BTreeMap<NodeId, Peer>,
     ask: impl Fn(NodeId, Peer) -> F,
+    Asking { rest: wait, what }: Asking,
 ) -> Vec<(NodeId, T)> {
     let silent: BTreeMap<NodeId, String> = peers.keys().map(|node| (*node, "it is being asked".to_owned())).collect();
     let silent = Mutex::new(silent);
@@ -91,13 +102,13 @@ pub(crate) async fn gather<T, E: fmt::Display, F: Future<Output = Result<T, E>>>
             Some((node, answer)) = asked.next() => {
                 still().remove(&node);
                 answers.push((node, answer));
-                rest.get_or_insert(Instant::now() + REST);
+                rest.get_or_insert(Instant::now() + wait);
             }
             () = rest_is_over => break,
             _ = say.tick() => {
                 let reasons: Vec<String> = still().values().cloned().collect();
                 let reasons = reasons.join("; ");
-                tracing::info!(%reasons, "waiting for a peer that says whether this node may take part");
+                tracing::info!(%reasons, "{what}");
             }
         }
     }

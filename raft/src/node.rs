@@ -90,6 +90,11 @@ pub enum StartError {
     /// openraft refuses what it was given.
     #[error("consensus did not start: {0}")]
     Consensus(String),
+    /// Its last group was torn, and its peers were not asked for it.
+    #[error(
+        "the last entries of the log were torn by a crash, and peers are to be asked for them before this node begins"
+    )]
+    InDoubt,
     /// A peer remembers more of this node than lies in its directory.
     #[error(transparent)]
     Stale(#[from] StaleNode),

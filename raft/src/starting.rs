@@ -35,7 +35,7 @@ use crate::gate::{self, LetIn};
 use crate::node::{Begin, Birth, Node, NodeSettings, StartError};
 use crate::peer::client::PeerFactory;
 use crate::standing::{Marks, Phase, Shown, Standing, Told};
-use crate::stored::{Offer, StoredEntries};
+use crate::stored::{Offer, StoredEntries, Wanted};
 
 /// A node that must not take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -134,9 +134,9 @@ impl Starting {
     /// [`StartError::Stale`]; from then on the directory stays refused. The others of a log that cannot be written.
     pub async fn ask(&mut self, network: &PeerFactory) -> Result<LetIn, StartError> {
         let standing = self.standing.clone();
-        let offer = |node, peer, before| {
+        let offer = |node, peer, question| {
             let network = network.clone();
-            async move { network.offer(node, &peer, before).await }
+            async move { network.offer(node, &peer, question).await }
         };
         let settled = tokio::select! {
             settled = self.settle(offer) => settled.map(|()| None),
@@ -166,13 +166,13 @@ impl Starting {
     /// [`StartError`] of a log that cannot be written.
     pub async fn settle<E: fmt::Display, F: Future<Output = Result<Offer, E>>>(
         &mut self,
-        ask: impl Fn(NodeId, Peer, LogId) -> F,
+        ask: impl Fn(NodeId, Peer, (LogId, Wanted)) -> F,
     ) -> Result<(), StartError> {
         let Opened { replica, hard_state, .. } = &mut self.opened;
         if let (Some(doubt), Phase::InDoubt) = (hard_state.doubt, self.standing.shown().phase) {
             let store = replica.store();
-            let doubtful = Doubtful { store, doubt, own: hard_state.node, peers: &self.peers };
-            hard_state.vote = doubtful.settle(hard_state.vote, ask).await?;
+            let (own, vote) = (hard_state.node, &mut hard_state.vote);
+            Doubtful { store, doubt, own, peers: &self.peers, vote }.settle(ask).await?;
             self.standing.settled(hard_state.vote.term, store.tail().next_index);
         }
         Ok(())
@@ -187,6 +187,9 @@ impl Starting {
         N: RaftNetworkFactory<TypeConfig>,
         N::Network: openraft::network::NetSnapshot<TypeConfig, SnapshotData = ()>,
     {
+        if self.is_in_doubt() {
+            return Err(StartError::InDoubt);
+        }
         let Self { environment, settings, begin, opened, standing, .. } = self;
         let incarnation = opened.hard_state.incarnation.saturating_add(1);
         let store = opened.replica.store();

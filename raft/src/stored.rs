@@ -12,13 +12,40 @@ use stele_engine::store::SegmentStore;
 use crate::entry::{Entry, LogId, log_id};
 use crate::raft_log::READ_BYTES;
 
-/// What a node offers another of its log.
+/// What a node holds behind an entry that another one named.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Offer {
     /// The last entry of its log; `None` where it has none.
     pub last: Option<LogId>,
-    /// The entries behind the one that was named, from the next on; none where its log does not hold that one.
+    /// Whether its log holds the entry that was named.
+    pub holds: Holds,
+    /// The entries behind it, from the next on, where they were asked for.
     pub entries: Vec<Entry>,
+}
+
+impl Offer {
+    /// Whether there is anything behind the entry that was named.
+    pub fn goes_on(&self, named: &LogId) -> bool {
+        self.holds == Holds::It && self.last.is_some_and(|last| last.index > named.index)
+    }
+}
+
+/// Whether a log holds an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// That one, and so what the other log holds before it (Raft's log matching, 5.3).
+    It,
+    /// Another one in its place, or none.
+    Not,
+}
+
+/// What is asked of a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// How far it goes.
+    Position,
+    /// That, and about [`READ_BYTES`] of entries.
+    Entries,
 }
 
 /// Why stored entries were not read.
@@ -28,6 +55,9 @@ pub enum StoredError {
     /// An entry is missing below the end of the log.
     #[error("entry {0} is not in the log, and entries behind it are")]
     Missing(RaftIndex),
+    /// Entries were dropped while they were read: another leader has others.
+    #[error("the log was truncated meanwhile")]
+    Truncated,
     /// A file cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -72,24 +102,32 @@ impl StoredEntries {
         Ok(entries)
     }
 
-    /// What this log offers to one that ends with `last`: where it holds that entry, about [`READ_BYTES`] of what comes
-    /// behind it.
+    /// What this log offers to one that ends with `named`.
     ///
     /// # Errors
     /// [`StoredError`].
-    pub fn offer(&self, last: &LogId) -> Result<Offer, StoredError> {
+    pub fn offer(&self, named: &LogId, wanted: Wanted) -> Result<Offer, StoredError> {
+        let truncations = self.store.truncations();
         let tail = self.store.tail();
-        let own_last = tail.next_index.get().checked_sub(1);
-        let own_last = own_last.map(|index| log_id(tail.last_term, RaftIndex::new(index)));
-        let index = RaftIndex::new(last.index);
-        let mut entries = Vec::new();
-        if index < tail.next_index {
-            // Raft's log matching (5.3): with the same term at an index, two logs hold the same up to it.
-            let same = self.read(index, index.next(), 1)?.iter().any(|entry| entry.leader == last.leader_id);
-            if same {
-                entries = self.read(index.next(), tail.next_index, READ_BYTES)?;
+        let last = tail.next_index.get().checked_sub(1);
+        let last = last.map(|index| log_id(tail.last_term, RaftIndex::new(index)));
+        let index = RaftIndex::new(named.index);
+        let holds = match last {
+            Some(last) if last == *named => Holds::It,
+            Some(last) if last.index > named.index => {
+                let there = self.read(index, index.next(), 1)?;
+                if there.iter().any(|entry| entry.leader == named.leader_id) { Holds::It } else { Holds::Not }
             }
+            _ => Holds::Not,
+        };
+        let mut entries = Vec::new();
+        if (holds, wanted) == (Holds::It, Wanted::Entries) {
+            entries = self.read(index.next(), tail.next_index, READ_BYTES)?;
         }
-        Ok(Offer { last: own_last, entries })
+        // What was read one after the other is of one log only where nothing was dropped meanwhile.
+        if self.store.truncations() != truncations {
+            return Err(StoredError::Truncated);
+        }
+        Ok(Offer { last, holds, entries })
     }
 }

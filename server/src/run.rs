@@ -368,6 +368,9 @@ impl Running {
         self.clients.abort();
         self.cosigns.abort();
         self.peers_stop.cancel();
+        if let Err(error) = self.peers.await {
+            tracing::error!(%error, "the server for peers died");
+        }
         close_readers(&self.serving).await;
         self.node.abandon().await;
     }

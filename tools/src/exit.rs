@@ -110,6 +110,7 @@ impl From<LogError> for Failure {
                 Exit::NotFound
             }
             LogError::Locked { .. } => Exit::Busy,
+            LogError::Member(_) => Exit::Forbidden,
             LogError::Damaged(_)
             | LogError::Generation(GenerationError::Damaged(_) | GenerationError::Missing(_))
             | LogError::Signing(SigningError::Backwards { .. } | SigningError::OtherRoot { .. }) => Exit::Unverified,

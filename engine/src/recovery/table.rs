@@ -20,7 +20,8 @@
 //! or whose header is bad or another file's, is a bad place below the newest slot's start.
 //!
 //! What is done about it depends on who else holds the log: [`Outcome::alone`] is for a log that nobody
-//! else holds. Whether the bad frame still has a good header does not decide what the place is, only
+//! else holds. Where others do, a last group in doubt is cut behind a [`Doubt`](crate::hard_state::Doubt), which keeps
+//! the node from taking part until they have been asked for it. Whether the bad frame still has a good header does not decide what the place is, only
 //! which frame may replace it: see [`super::quarantine::IdentifiedBy`].
 
 use core::fmt;
@@ -85,7 +86,7 @@ pub enum Outcome {
     Rot,
     /// Torn, or rotten before its confirming slot: cut only where nobody offers it.
     InDoubt,
-    /// The same, but it is known to be committed. Never cut.
+    /// The same, but it is known to be committed: a node does not go on without it.
     InDoubtCommitted,
 }
 

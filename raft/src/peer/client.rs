@@ -42,10 +42,12 @@ use super::wire::{Frame, MessageError};
 use super::{Class, Limits, Own};
 use crate::entry::{CommittedLeader, LogId, Peer, TypeConfig, Vote};
 use crate::standing::Told;
-use crate::stored::Offer;
+use crate::stored::{Offer, Wanted};
 
 /// Appends that are on their way before the first of them is answered.
 pub const PIPELINE: usize = 8;
+/// How long entries for a node in doubt may be on their way: a few MiB, at most the largest entry.
+const OFFER_WAIT: Duration = Duration::from_secs(60);
 /// How long openraft waits after each failure to reach a node, the last for ever.
 const BACKOFF_MILLIS: [u64; 4] = [100, 200, 500, 1000];
 
@@ -257,14 +259,18 @@ impl PeerFactory {
         SegmentClient { route: self.route(node, peer, Class::Segments) }
     }
 
-    /// Asks a node that runs or starts what its log holds behind `before`.
+    /// Asks a node, which may be starting, what its log holds behind `named`: for a node in doubt.
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn offer(&self, node: NodeId, peer: &Peer, before: LogId) -> Result<Offer, PeerError> {
+    pub async fn offer(&self, node: NodeId, peer: &Peer, (named, wanted): (LogId, Wanted)) -> Result<Offer, PeerError> {
         let route = self.route(node, peer, Class::Recovery);
-        match route.ask(&Request::Offer(before), self.dialing.limits.stall).await? {
-            Answer::Offered(offered) if offered.before == before => Ok(offered.offer),
+        let wait = match wanted {
+            Wanted::Position => self.dialing.limits.handshake + self.dialing.limits.stall,
+            Wanted::Entries => OFFER_WAIT,
+        };
+        match route.ask(&Request::Offer { last: named, wanted }, wait).await? {
+            Answer::Offered(offered) if offered.before == named => Ok(offered.offer),
             _ => Err(PeerError::Mismatch(node)),
         }
     }

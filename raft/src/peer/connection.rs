@@ -327,7 +327,7 @@ impl Accepting {
                     connection.send(welcome.encode()).await.map_err(|_gone| Refused::Garbage)?;
                     connection.allow(max_request_bytes(class));
                     let purpose = match (own.phase, shown.phase) {
-                        _ if class == Class::Recovery => Purpose::Recovery,
+                        (_, Phase::InDoubt) if class == Class::Recovery => Purpose::Recovery,
                         (Phase::Running, Phase::Running) => Purpose::Requests,
                         _ => Purpose::Acquaintance,
                     };

@@ -48,7 +48,7 @@
 //! | stale | stale 17 (as in an answer to a hello): what is remembered of the node that hears it |
 //! | cosign | size 8, root 32, wait 4: milliseconds, at most [`MAX_COSIGN_WAIT`] |
 //! | vouch | tree size 8, at least 1 |
-//! | offer | log id 17: the last entry of the node that asks |
+//! | offer | log id 17: the last entry of the node that asks; wanted 1 (0 the position, 1 entries too) |
 //! | appended | 0, log id 17 (the last that matches); or 1, log id 17 (the conflicting); or 2, vote 17 (a higher) |
 //! | voted | vote 17, granted 1, log id 17 (the voter's last) |
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
@@ -56,7 +56,7 @@
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
 //! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]) |
 //! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
-//! | offered | log id 17 (the last of the node that answers), log id 17 (that of the request), entries ([`super::entries`]) that come behind it |
+//! | offered | log id 17 (the last of the node that answers), log id 17 (that of the request), 1 if its log holds that one, entries ([`super::entries`]) that come behind it |
 //! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign, 5 no checkpoint of so many records |
 //!
 //! Little-endian. Numbers of 64 bits are below 2^62. Signature lines and notes are UTF-8; what they say is not looked at here.
@@ -81,7 +81,7 @@ use super::segments::{MAX_LIST_BYTES, MAX_NOTE_BYTES, MAX_PROOF_HASHES, MAX_READ
 use super::wire::{Fields, Frame, FrameWriter, MessageError};
 use crate::entry::{LogId, TypeConfig, Vote};
 use crate::standing::Stale;
-use crate::stored::Offer;
+use crate::stored::{Holds, Offer, Wanted};
 
 /// Bytes of an append before its entries.
 const APPEND_BYTES: usize = 60;
@@ -160,8 +160,11 @@ pub(super) enum Request {
     Vouch {
         size: TreeSize,
     },
-    /// The last entry of the node that asks.
-    Offer(LogId),
+    /// What comes behind the last entry of the node that asks?
+    Offer {
+        last: LogId,
+        wanted: Wanted,
+    },
 }
 
 /// What it is answered.
@@ -225,7 +228,7 @@ impl Request {
             | Self::Stale(_)
             | Self::Cosign(_)
             | Self::Vouch { .. }
-            | Self::Offer(_) => true,
+            | Self::Offer { .. } => true,
         }
     }
 
@@ -269,9 +272,10 @@ impl Request {
                 frame.finish()
             }
             Self::Cosign(cosign) => encode_cosign(cosign),
-            Self::Offer(last) => {
+            Self::Offer { last, wanted } => {
                 let mut frame = FrameWriter::of_type(OFFER);
                 frame.log_id(Some(last));
+                frame.put(&[u8::from(*wanted == Wanted::Entries)]);
                 frame.finish()
             }
             Self::Vouch { size } => {
@@ -302,7 +306,11 @@ impl Request {
             (Class::Control, COSIGN) => Self::Cosign(decode_cosign(&mut fields)?),
             (Class::Segments, LIST) => Self::ListSegments { from: fields.segment()? },
             (Class::Segments, READ) => decode_read(&mut fields)?,
-            (Class::Recovery, OFFER) => Self::Offer(fields.log_id()?.ok_or(MessageError::Field("log id"))?),
+            (Class::Recovery, OFFER) => {
+                let last = fields.log_id()?.ok_or(MessageError::Field("log id"))?;
+                let wanted = if fields.flag("wanted")? { Wanted::Entries } else { Wanted::Position };
+                Self::Offer { last, wanted }
+            }
             (_, STALE) => Self::Stale(fields.stale()?),
             (Class::Segments, VOUCH) => {
                 let size = fields.u64("size")?;
@@ -439,6 +447,7 @@ impl Answer {
                 let mut frame = FrameWriter::of_type(OFFERED);
                 frame.log_id(offer.last.as_ref());
                 frame.log_id(Some(before));
+                frame.put(&[u8::from(offer.holds == Holds::It)]);
                 entries::write(&mut frame, Some(before), &offer.entries);
                 frame.finish()
             }
@@ -483,9 +492,13 @@ impl Answer {
             OFFERED => {
                 let last = fields.log_id()?;
                 let before = fields.log_id()?.ok_or(MessageError::Field("log id"))?;
+                let holds = if fields.flag("holds")? { Holds::It } else { Holds::Not };
                 let max_term = last.map_or(0, |last| last.leader_id.term);
                 let entries = entries::read(fields, &message, Some(&before), max_term)?;
-                return Ok(Self::Offered(Offered { before, offer: Offer { last, entries } }));
+                if holds == Holds::Not && !entries.is_empty() {
+                    return Err(MessageError::Field("entries"));
+                }
+                return Ok(Self::Offered(Offered { before, offer: Offer { last, holds, entries } }));
             }
             FAILED => Self::Failed(match fields.u8()? {
                 1 => Failure::Stopped,

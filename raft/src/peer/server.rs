@@ -158,6 +158,8 @@ struct Serving<R> {
     accepting: Accepting,
     /// What is offered to nodes in doubt, from the first phase of a start on.
     entries: Option<Arc<StoredEntries>>,
+    /// Held while entries are offered.
+    offering: tokio::sync::Mutex<()>,
     /// `None` while the node starts.
     served: watch::Receiver<Option<Arc<Served<R>>>>,
 }
@@ -202,7 +204,10 @@ impl<R: RaftHandle> PeerServer<R> {
     ) -> (Self, Giver<R>) {
         let (giver, served) = watch::channel(None);
         let accepting = Accepting { own, transport, limits, metrics };
-        (Self { serving: Arc::new(Serving { accepting, entries, served }) }, Giver(giver))
+        (
+            Self { serving: Arc::new(Serving { accepting, entries, offering: tokio::sync::Mutex::default(), served }) },
+            Giver(giver),
+        )
     }
 
     /// Serves whoever connects, until told to stop; then every connection is closed.
@@ -272,27 +277,31 @@ impl<R: RaftHandle> Serving<R> {
         given.ok().and_then(|given| given.clone())
     }
 
-    /// Offers what stands here behind the last entry of a node in doubt, as often as it asks.
+    /// Offers what stands here behind the last entry of a node in doubt, as often as it asks. Entries are in memory for
+    /// one node at a time.
     async fn offer(&self, from: NodeId, class: Class, mut connection: Connection) -> Result<(), Ended> {
         loop {
             let (mut receiver, _) = connection.halves();
             let Some(frame) = receiver.next().await? else { return Ok(()) };
-            let answer = match (decode(class, from, frame)?, self.entries.clone()) {
-                (Request::Stale(stale), _) => {
+            let (before, wanted) = match decode(class, from, frame)? {
+                Request::Offer { last, wanted } => (last, wanted),
+                Request::Stale(stale) => {
                     self.accepting.own.standing.tell(Told { by: from, stale });
                     return Ok(());
                 }
-                (Request::Offer(before), Some(entries)) => {
-                    match tokio::task::spawn_blocking(move || entries.offer(&before)).await? {
-                        Ok(offer) => Answer::Offered(Offered { before, offer }),
-                        Err(error) => {
-                            tracing::error!(%error, "a node in doubt asked for entries that cannot be read");
-                            Answer::Failed(Failure::Unreadable)
-                        }
-                    }
-                }
-                (Request::Offer(_), None) => Answer::Failed(Failure::Stopped),
                 _ => return Err(MessageError::Type(0).into()),
+            };
+            let Some(entries) = self.entries.clone() else {
+                self.send(&mut connection, &Answer::Failed(Failure::Stopped)).await?;
+                continue;
+            };
+            let _turn = self.offering.lock().await;
+            let answer = match tokio::task::spawn_blocking(move || entries.offer(&before, wanted)).await? {
+                Ok(offer) => Answer::Offered(Offered { before, offer }),
+                Err(error) => {
+                    tracing::error!(%error, "a node in doubt asked for entries that cannot be read");
+                    Answer::Failed(Failure::Unreadable)
+                }
             };
             self.send(&mut connection, &answer).await?;
         }
@@ -404,7 +413,7 @@ impl<R: RaftHandle> Conversation<'_, R> {
                 Answer::Failed(Failure::Stopped)
             }
             // Of a connection for recovery, which is not held here.
-            Request::Offer(_) => return Err(MessageError::Type(0).into()),
+            Request::Offer { .. } => return Err(MessageError::Type(0).into()),
         })
     }
 

@@ -175,11 +175,11 @@ impl Cluster {
             entries.insert(id, Arc::new(stored));
         }
         for (id, mut opened) in starting {
-            let offer = |node: NodeId, _, before| {
+            let offer = |node: NodeId, _, (last, wanted)| {
                 let entries = entries.get(&node.get()).cloned();
                 async move {
                     let entries = entries.ok_or_else(|| format!("node {node} is down"))?;
-                    entries.offer(&before).map_err(|error| error.to_string())
+                    entries.offer(&last, wanted).map_err(|error| error.to_string())
                 }
             };
             opened.settle(offer).await.unwrap();

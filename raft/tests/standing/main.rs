@@ -7,7 +7,10 @@ mod sites;
 use std::time::Duration;
 
 use sites::{PATIENCE, Sites, until};
+use stele_engine::environment::Environment;
+use stele_engine::error::LogError;
 use stele_engine::frame::Tail;
+use stele_engine::local::LocalLog;
 use stele_engine::number::{NodeId, RaftIndex};
 use stele_raft::node::StartError;
 use stele_raft::standing::{Stale, Told};
@@ -36,7 +39,8 @@ async fn a_node_that_somebody_still_looks_at_stops_cleanly() {
     sites.stop(&[1, 2, 3]).await;
     for (node, replica) in (1..=3).zip(looks) {
         assert!(sites.hard_state(node).clean.is_some(), "node {node}");
-        assert_eq!(replica.lock().visible().tail, replica.lock().store().tail());
+        let mut replica = replica.lock();
+        assert_eq!(replica.visible().tail, replica.store().tail());
     }
 }
 
@@ -129,6 +133,30 @@ async fn a_last_group_that_rotted_behind_its_acknowledgement_comes_back_from_the
     }
     sites.write(20).await;
     sites.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_its_node_writes_a_directory_of_a_cluster() {
+    let mut sites = Sites::running(3).await;
+    sites.settle().await;
+    let (from, environment) = (sites.tail(3), Environment::system());
+    sites.write(20).await;
+    sites.settle().await;
+    let to = sites.tail(3);
+    sites.kill(&[1, 2, 3]).await;
+    let refused = |sites: &Sites| match LocalLog::open(&environment, &sites.path(3)) {
+        Err(LogError::Member(path)) => assert_eq!(path, sites.path(3)),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("a member's log was opened for writing"),
+    };
+    refused(&sites);
+    // Also where its last group is torn: that stays in doubt.
+    sites.rot_last_group(3, (&from, &to), from.next_index);
+    refused(&sites);
+    refused(&sites);
+    sites.start(&[1, 2, 3]).await;
+    sites.settle().await;
+    assert!(sites.tail(3).next_index >= to.next_index);
 }
 
 /// Three stopped nodes: the first has the whole log, the second lacks the last group, that of the third has rotted.

@@ -113,18 +113,20 @@ fn an_append_is_these_bytes_and_these_bytes_are_an_append() {
 
 #[test]
 fn an_offer_is_these_bytes_and_what_is_offered() {
-    golden_request(Class::Recovery, &Request::Offer(id(2, 4)), &format!("0a {ID_2_4}"));
+    for (wanted, byte) in [(Wanted::Position, "00"), (Wanted::Entries, "01")] {
+        golden_request(Class::Recovery, &Request::Offer { last: id(2, 4), wanted }, &format!("0a {ID_2_4} {byte}"));
+    }
     let entry = Entry { leader: CommittedLeader::new(3), index: RaftIndex::new(5), payload: Payload::blank() };
-    let offer = Offer { last: Some(id(3, 5)), entries: vec![entry] };
+    let offer = Offer { last: Some(id(3, 5)), holds: Holds::It, entries: vec![entry] };
     let blank = "01000000 01 0300000000000000 00000000 00000000";
     golden_answer(
         &Answer::Offered(Offered { before: id(2, 4), offer }),
-        &format!("8a 01 0300000000000000 0500000000000000 {ID_2_4} {blank}"),
+        &format!("8a 01 0300000000000000 0500000000000000 {ID_2_4} 01 {blank}"),
     );
-    let nothing = Offer { last: None, entries: Vec::new() };
+    let nothing = Offer { last: None, holds: Holds::Not, entries: Vec::new() };
     golden_answer(
         &Answer::Offered(Offered { before: id(2, 4), offer: nothing }),
-        &format!("8a {NO_ID} {ID_2_4} 00000000"),
+        &format!("8a {NO_ID} {ID_2_4} 00 00000000"),
     );
 }
 
@@ -133,7 +135,7 @@ fn what_is_offered_is_of_no_later_term_than_the_last_entry_of_its_log() {
     let entry =
         |term| Entry { leader: CommittedLeader::new(term), index: RaftIndex::new(5), payload: Payload::blank() };
     for (term, last) in [(3, Some(id(2, 9))), (3, None), (1, Some(id(9, 9)))] {
-        let offered = Offered { before: id(2, 4), offer: Offer { last, entries: vec![entry(term)] } };
+        let offered = Offered { before: id(2, 4), offer: Offer { last, holds: Holds::It, entries: vec![entry(term)] } };
         let read = Answer::decode(message(Answer::Offered(offered).encode()));
         assert_eq!(read, Err(MessageError::Entry(RaftIndex::new(5))), "term {term}, {last:?}");
     }
@@ -439,7 +441,10 @@ fn any_request() -> impl Strategy<Value = Request> {
         });
     prop_oneof![
         any_append(),
-        (number(), number()).prop_map(|(term, index)| Request::Offer(id(term, index))),
+        (number(), number(), any::<bool>()).prop_map(|(term, index, entries)| {
+            let wanted = if entries { Wanted::Entries } else { Wanted::Position };
+            Request::Offer { last: id(term, index), wanted }
+        }),
         ask().prop_map(Request::Vote),
         ask().prop_map(Request::PreVote),
         (any_vote(), number(), any_id())
@@ -480,7 +485,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
             let before = append.prev_log_id.unwrap_or(id(0, 0));
             let entries: Vec<Entry> = if append.prev_log_id.is_some() { append.entries } else { Vec::new() };
             let last = entries.last().map_or(last, |entry| Some(id(entry.leader.term, entry.index.get())));
-            Answer::Offered(Offered { before, offer: Offer { last, entries } })
+            Answer::Offered(Offered { before, offer: Offer { last, holds: Holds::It, entries } })
         }),
         prop_oneof![
             Just(Failure::Stopped),
@@ -496,7 +501,7 @@ fn class_of(request: &Request) -> Class {
     match request {
         Request::Append(_) => Class::Log,
         Request::ListSegments { .. } | Request::ReadSegment { .. } => Class::Segments,
-        Request::Offer(_) => Class::Recovery,
+        Request::Offer { .. } => Class::Recovery,
         _ => Class::Control,
     }
 }
