@@ -35,6 +35,7 @@ use tonic::{Status, Streaming};
 use crate::backoff::Backoff;
 use crate::book::{Advice, Book, Check, Identity, Item};
 use crate::config::Address;
+use crate::draft::difference;
 use crate::error::{AppendError, ConfigError, InvalidRecord, Violation, hash, is_final};
 use crate::record::{FinishedDraft, FinishedRecord, Receipt};
 use crate::router::{Router, log_client};
@@ -287,20 +288,9 @@ impl Check for DraftCheck {
         if record.self_hash() != received {
             return Err(Violation::WrongSelfHash { received: receipt.self_hash.clone() });
         }
-        let same = |text: &str, asked: &str| *text == *stele_proof::record::canonical_text(asked);
         let salt = hash(&finished.salt).map(Salt::new);
-        let payload = match (&self.payload, record.payload(), &salt) {
-            (None, None, _) => true,
-            (Some(payload), Some(commitment), Some(salt)) => commitment.opens_with(salt, payload),
-            _ => false,
-        };
-        let fits = same(&record.writer_id().decode(), &self.draft.writer_id)
-            && same(&record.stream().decode(), &self.draft.stream)
-            && record.kind() == self.draft.kind
-            && self.draft.ts_ms.is_none_or(|ts_ms| record.ts_ms().get() == ts_ms)
-            && payload;
-        if !fits {
-            return Err(Violation::OtherDraft);
+        if let Some(field) = difference(&record, &self.draft, self.payload.as_ref(), salt.as_ref()) {
+            return Err(Violation::OtherDraft { index, field });
         }
         let check = self.proof.as_ref();
         let proof = check.map(|check| check.check(&receipt.proof, index, &record.leaf_hash())).transpose()?.flatten();

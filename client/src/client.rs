@@ -28,6 +28,9 @@ use crate::reader::{Assurance, ReadRange, Reader};
 use crate::record::ChainName;
 use crate::router::{Router, log_client};
 
+/// How often a node that lags is asked again.
+const MAX_LAGGING: u32 = 4;
+
 /// A log, as one client sees it. Clones share connections and the knowledge of who leads.
 #[derive(Clone)]
 pub struct Client {
@@ -49,6 +52,11 @@ impl SignedCheckpoint {
     pub fn verify(note: String, policy: &Policy) -> Result<Self, CallError> {
         let verified = policy.verify_checkpoint(note.as_bytes())?;
         Ok(Self { note, verified })
+    }
+
+    /// A note that was verified.
+    pub(crate) const fn new(note: String, verified: VerifiedCheckpoint) -> Self {
+        Self { note, verified }
     }
 
     /// The signed note.
@@ -212,43 +220,56 @@ impl Client {
         Ok(checkpoint)
     }
 
-    /// The hashes that prove one tree a prefix of another (RFC 6962 2.1.2), checked against both roots.
+    /// The hashes that prove the smaller of two trees a prefix of the larger (RFC 6962 2.1.2), checked against both roots.
     ///
     /// # Errors
-    /// [`CallError`]; `Fork` where the two contradict each other.
+    /// [`CallError`]: `Fork` where the two contradict each other, `NotConsistent` where the proof does not hold, both
+    /// with both notes; `NotFound` where nobody who was asked has so many records.
     pub async fn consistency(&self, old: &SignedCheckpoint, new: &SignedCheckpoint) -> Result<Vec<Hash>, CallError> {
-        let fork = || CallError::Fork { old: old.note.clone(), new: new.note.clone() };
-        let (first, second) = (old.checkpoint(), new.checkpoint());
+        let (mut first, mut second) = (old.checkpoint(), new.checkpoint());
+        // Checkpoints of another log would contradict those of this one by right.
+        self.ours(first, None)?;
+        self.ours(second, None)?;
+        let notes = || (old.note.clone(), new.note.clone());
         if first.size == second.size {
-            return if first.root == second.root { Ok(Vec::new()) } else { Err(fork()) };
+            let (old, new) = notes();
+            return if first.root == second.root { Ok(Vec::new()) } else { Err(CallError::Fork { old, new }) };
+        }
+        if first.size > second.size {
+            (first, second) = (second, first);
         }
         if first.size.get() == 0 {
             return Ok(Vec::new());
         }
         let log = self.log().as_str().to_owned();
         let request = v1::ConsistencyRequest { log, old: first.size.get(), new: second.size.get() };
-        let response = self.call(|mut log, request| async move { log.consistency(request).await }, request).await?;
+        let response = self.call_patiently(|mut log, request| async move { log.consistency(request).await }, request);
+        let response = response.await?;
         let read = |bytes: &Bytes| hash(bytes).map(Hash::new).ok_or(Violation::Missing { what: "a hash of 32 bytes" });
         let hashes: Vec<Hash> = response.hashes.iter().map(read).collect::<Result<_, _>>()?;
         // A proof that does not hold shows that the server has none, not yet that the notes contradict each other.
-        verify_consistency(first.size, &first.root, second.size, &second.root, &hashes)
-            .map_err(|error| Violation::Proof { reason: error.to_string() })?;
+        verify_consistency(first.size, &first.root, second.size, &second.root, &hashes).map_err(|error| {
+            let (old, new) = notes();
+            CallError::NotConsistent { old, new, reason: error.to_string() }
+        })?;
         Ok(hashes)
     }
 
     /// Goes on from a checkpoint that is believed to the newest one, which must contain it.
     ///
-    /// The answer is `old` itself where the server has nothing newer.
+    /// The answer is `old` itself where the server has nothing newer; what it has instead must be contained in `old`,
+    /// unless it has too few records to prove that.
     ///
     /// # Errors
-    /// [`CallError`]; `Fork` where the two contradict each other: keep both notes.
+    /// [`CallError`]; after `Fork` and `NotConsistent` nothing newer than `old` is to be believed: keep both notes.
     pub async fn follow(&self, old: &SignedCheckpoint, policy: &Policy) -> Result<SignedCheckpoint, CallError> {
         let new = self.checkpoint(policy).await?;
-        if new.checkpoint().size < old.checkpoint().size {
-            return Ok(old.clone());
+        match self.consistency(old, &new).await {
+            Ok(_) if new.checkpoint().size > old.checkpoint().size => Ok(new),
+            Ok(_) => Ok(old.clone()),
+            Err(CallError::NotFound { .. }) if new.checkpoint().size < old.checkpoint().size => Ok(old.clone()),
+            Err(error) => Err(error),
         }
-        self.consistency(old, &new).await?;
-        Ok(new)
     }
 
     /// Whether a checkpoint is of this log and large enough.
@@ -267,6 +288,22 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         Ok(self.ask(|channel| ask(log_client(channel), request.clone())).await?.into_inner())
+    }
+
+    /// As [`Client::call`], of what others have: a node that does not have it yet is asked a few times more.
+    async fn call_patiently<Q, A, F>(&self, ask: impl Fn(LogClient<Wire>, Q) -> F, request: Q) -> Result<A, CallError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut backoff = self.router.backoff();
+        for failed in 0..MAX_LAGGING {
+            match self.call(&ask, request.clone()).await {
+                Err(CallError::NotFound { .. }) => sleep(backoff.delay(failed)).await,
+                answered => return answered,
+            }
+        }
+        self.call(&ask, request).await
     }
 
     /// As [`Client::call`], for any service.

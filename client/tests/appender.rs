@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use stele_api::v1::RefusalCode;
 use stele_client::dial::{Dial as _, NetworkDial};
 use stele_client::error::{Fate, Violation};
@@ -16,8 +17,8 @@ use stele_client::{
     Ack, Address, AppendError, Appender, AppenderOptions, ChainWriter, Client, ClientConfig, Draft, DraftRetry, Event,
     Pending, Reached, Receipt,
 };
-use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, Object, Subject};
+use stele_proof::{LeafIndex, UnixMillis};
 use support::{Cluster, Fault, address, policy, strict_policy};
 
 fn chain(number: usize) -> ChainName {
@@ -269,6 +270,21 @@ async fn a_draft_whose_answer_was_lost_is_sent_again_only_where_that_was_asked_f
             DraftRetry::MayDuplicate => assert_eq!(answer.unwrap().index.get(), 1),
         }
         assert_eq!(cluster.table.lock().unwrap().leaves.len(), records);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draft_of_which_the_leader_changed_a_word_gets_no_receipt() {
+    let cluster = Cluster::default();
+    cluster.node(1).lock().unwrap().faults.insert(1, Fault::OtherRecord);
+    let appender = appender(cluster.config(&[1]), AppenderOptions::default());
+    let whole = Draft { attrs: Some(Bytes::from_static(br#"{ "b":1, "a":null }"#)), ..draft("K") };
+    appender.push_draft(whole.clone(), None).await.unwrap().await.unwrap();
+    match appender.push_draft(whole, None).await.unwrap().await {
+        Err(AppendError::Violation(violation)) => {
+            assert_eq!(*violation, Violation::OtherDraft { index: LeafIndex::new(1), field: "reason" });
+        }
+        other => panic!("{other:?}"),
     }
 }
 

@@ -111,7 +111,8 @@ pub fn verify_prefix(
     let mut peaks: Vec<Hash> = inner.chain(border).copied().collect();
     peaks.reverse();
     let before = TreeSize::new(index.get());
-    Ok(CompactRange::from_peaks(before, peaks).expect("the way up comes from the right once for each 1 bit of the index"))
+    Ok(CompactRange::from_peaks(before, peaks)
+        .expect("the way up comes from the right once for each 1 bit of the index"))
 }
 
 /// Checks that the old tree is a prefix of the new one (RFC 6962 2.1.2, RFC 9162 2.1.4.2).
