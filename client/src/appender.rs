@@ -34,7 +34,7 @@ use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::book::{Advice, Book, Check, Identity, Item};
-use crate::config::Address;
+use crate::config::{Address, Batch};
 use crate::draft::difference;
 use crate::error::{AppendError, ConfigError, InvalidRecord, Violation, hash, is_final};
 use crate::record::{FinishedDraft, FinishedRecord, Receipt};
@@ -358,6 +358,8 @@ struct Worker {
     failures: u32,
 }
 
+/// How often messages are halved at most.
+const MAX_HALVINGS: u32 = 4;
 /// How many records are taken in at once.
 const GULP: usize = 1024;
 
@@ -402,17 +404,23 @@ impl Worker {
 
     /// Sends what waits, as far as there is room.
     fn send(&mut self) {
+        let bounds = self.bounds();
         let Link::Open(session) = &mut self.link else { return };
         while self.book.has_ready()
             && let Some(requests) = &session.requests
             && let Ok(room) = requests.try_reserve()
         {
-            let Some((request_id, records)) = self.book.next_message(Instant::now(), self.router.config().batch) else {
-                return;
-            };
+            let Some((request_id, records)) = self.book.next_message(Instant::now(), bounds) else { return };
             let log = self.router.config().log.as_str().to_owned();
             room.send(v1::AppendRequest { log, request_id, records, ack: self.ack.into() });
         }
+    }
+
+    /// The bounds of a message: smaller after connections that brought nothing, since a line may be too thin to carry a
+    /// whole one before the connection counts as dead.
+    fn bounds(&self) -> Batch {
+        let batch = self.router.config().batch;
+        Batch { bytes: batch.bytes >> self.failures.min(MAX_HALVINGS), ..batch }
     }
 
     fn open(&mut self) {

@@ -311,14 +311,14 @@ impl Client {
     where
         F: Future<Output = Result<A, Status>>,
     {
-        let mut last = String::from("no attempt was over");
+        let mut last = Status::unavailable("no attempt was over");
         match timeout(self.router.config().timeouts.call, self.attempts(ask, &mut last)).await {
             Ok(answer) => answer,
-            Err(_) => Err(CallError::Unavailable { last }),
+            Err(_) => Err(out_of_time(&last)),
         }
     }
 
-    async fn attempts<A, F>(&self, ask: impl Fn(Wire) -> F, last: &mut String) -> Result<A, CallError>
+    async fn attempts<A, F>(&self, ask: impl Fn(Wire) -> F, last: &mut Status) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
     {
@@ -337,9 +337,8 @@ impl Client {
                 Ok(Err(status)) => status,
                 Err(_) => Status::unavailable(format!("{address} did not answer")),
             };
-            last.clear();
-            last.push_str(status.message());
             let wait = self.after(&address, &status, failed)?;
+            *last = status;
             if wait == Wait::Skipped {
                 failed = failed.max(1);
             } else {
@@ -379,6 +378,15 @@ impl Client {
 enum Wait {
     Needed,
     Skipped,
+}
+
+/// The error for a status that did not change until the time was over.
+pub(crate) fn out_of_time(last: &Status) -> CallError {
+    let text = last.message().to_owned();
+    match last.code() {
+        Code::DeadlineExceeded => CallError::DeadlineExceeded { text },
+        _ => CallError::Unavailable { last: text },
+    }
 }
 
 /// The error for a status that will be the same the next time.

@@ -159,6 +159,12 @@ pub enum CallError {
         /// What went wrong last.
         last: String,
     },
+    /// Servers answered, and had no result within the time that they give a call.
+    #[error("{text}")]
+    DeadlineExceeded {
+        /// What the last one said, and what to do.
+        text: String,
+    },
     /// The log, or the index, is not there.
     #[error("not found: {text}")]
     NotFound {

@@ -4,7 +4,8 @@
 //! commitment; or the reader ends with an error. That it is *in the log* is checked where the caller asks
 //! ([`Assurance::Proven`]): records are then held back, of a range up to 4,096 or 4 MiB of them, of a tail those that
 //! came together, until one proof shows that all of them are under a checkpoint that meets the policy. What was read
-//! before an error is proved and handed out first.
+//! before an error is proved and handed out first. That there is nothing behind the last record of a range is the
+//! server's word.
 //!
 //! After a lost connection the reader goes on with the next record, on a new stream; it gives up when eight streams in a
 //! row break without a record, or no server opens one within the time for one call.
@@ -21,7 +22,7 @@ use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::client::{Client, final_error};
+use crate::client::{Client, final_error, out_of_time};
 use crate::error::{CallError, Violation, hash, is_final};
 use crate::record::Payload;
 use crate::router::log_client;
@@ -309,7 +310,7 @@ impl Reader {
             return Err(final_error(status));
         }
         if self.dry == MAX_DRY_STREAMS {
-            return Err(CallError::Unavailable { last: status.message().to_owned() });
+            return Err(out_of_time(status));
         }
         sleep(self.backoff.delay(self.dry)).await;
         self.dry += 1;

@@ -20,12 +20,14 @@
 //! | [`welcome`] | connections of clients, bounded |
 //! | [`run`] | the process from start to stop |
 //! | [`counters`] | what was refused |
+//! | [`deadline`] | a time for every call |
 
 pub mod access;
 pub mod birth;
 pub mod config;
 pub mod cosigning;
 pub mod counters;
+pub mod deadline;
 mod donor;
 pub mod joining;
 pub mod keys;
