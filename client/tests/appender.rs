@@ -278,7 +278,7 @@ async fn messages_are_smaller_after_connections_that_brought_nothing_and_whole_a
     let cluster = Cluster::default();
     let node = cluster.node(1);
     // Each time at its first record.
-    (0..7).for_each(|nth| drop(node.lock().unwrap().faults.insert(nth, Fault::CutBefore)));
+    node.lock().unwrap().faults.extend((0..7).map(|nth| (nth, Fault::CutBefore)));
     let mut config = cluster.config(&[1]);
     config.batch.bytes = 32 << 10;
     let whole = config.batch.bytes;
