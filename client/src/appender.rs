@@ -34,7 +34,8 @@ use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::book::{Advice, Book, Check, Identity, Item};
-use crate::config::Address;
+use crate::config::{Address, Batch};
+use crate::draft::difference;
 use crate::error::{AppendError, ConfigError, InvalidRecord, Violation, hash, is_final};
 use crate::record::{FinishedDraft, FinishedRecord, Receipt};
 use crate::router::{Router, log_client};
@@ -287,20 +288,9 @@ impl Check for DraftCheck {
         if record.self_hash() != received {
             return Err(Violation::WrongSelfHash { received: receipt.self_hash.clone() });
         }
-        let same = |text: &str, asked: &str| *text == *stele_proof::record::canonical_text(asked);
         let salt = hash(&finished.salt).map(Salt::new);
-        let payload = match (&self.payload, record.payload(), &salt) {
-            (None, None, _) => true,
-            (Some(payload), Some(commitment), Some(salt)) => commitment.opens_with(salt, payload),
-            _ => false,
-        };
-        let fits = same(&record.writer_id().decode(), &self.draft.writer_id)
-            && same(&record.stream().decode(), &self.draft.stream)
-            && record.kind() == self.draft.kind
-            && self.draft.ts_ms.is_none_or(|ts_ms| record.ts_ms().get() == ts_ms)
-            && payload;
-        if !fits {
-            return Err(Violation::OtherDraft);
+        if let Some(field) = difference(&record, &self.draft, self.payload.as_ref(), salt.as_ref()) {
+            return Err(Violation::OtherDraft { index, field });
         }
         let check = self.proof.as_ref();
         let proof = check.map(|check| check.check(&receipt.proof, index, &record.leaf_hash())).transpose()?.flatten();
@@ -368,6 +358,8 @@ struct Worker {
     failures: u32,
 }
 
+/// How often messages are halved at most.
+const MAX_HALVINGS: u32 = 4;
 /// How many records are taken in at once.
 const GULP: usize = 1024;
 
@@ -412,17 +404,23 @@ impl Worker {
 
     /// Sends what waits, as far as there is room.
     fn send(&mut self) {
+        let bounds = self.bounds();
         let Link::Open(session) = &mut self.link else { return };
         while self.book.has_ready()
             && let Some(requests) = &session.requests
             && let Ok(room) = requests.try_reserve()
         {
-            let Some((request_id, records)) = self.book.next_message(Instant::now(), self.router.config().batch) else {
-                return;
-            };
+            let Some((request_id, records)) = self.book.next_message(Instant::now(), bounds) else { return };
             let log = self.router.config().log.as_str().to_owned();
             room.send(v1::AppendRequest { log, request_id, records, ack: self.ack.into() });
         }
+    }
+
+    /// The bounds of a message: smaller after connections that brought nothing, since a line may be too thin to carry a
+    /// whole one before the connection counts as dead.
+    fn bounds(&self) -> Batch {
+        let batch = self.router.config().batch;
+        Batch { bytes: batch.bytes >> self.failures.min(MAX_HALVINGS), ..batch }
     }
 
     fn open(&mut self) {

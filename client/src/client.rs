@@ -28,6 +28,9 @@ use crate::reader::{Assurance, ReadRange, Reader};
 use crate::record::ChainName;
 use crate::router::{Router, log_client};
 
+/// How often a node that lags is asked again.
+const MAX_LAGGING: u32 = 4;
+
 /// A log, as one client sees it. Clones share connections and the knowledge of who leads.
 #[derive(Clone)]
 pub struct Client {
@@ -49,6 +52,11 @@ impl SignedCheckpoint {
     pub fn verify(note: String, policy: &Policy) -> Result<Self, CallError> {
         let verified = policy.verify_checkpoint(note.as_bytes())?;
         Ok(Self { note, verified })
+    }
+
+    /// A note that was verified.
+    pub(crate) const fn new(note: String, verified: VerifiedCheckpoint) -> Self {
+        Self { note, verified }
     }
 
     /// The signed note.
@@ -212,43 +220,56 @@ impl Client {
         Ok(checkpoint)
     }
 
-    /// The hashes that prove one tree a prefix of another (RFC 6962 2.1.2), checked against both roots.
+    /// The hashes that prove the smaller of two trees a prefix of the larger (RFC 6962 2.1.2), checked against both roots.
     ///
     /// # Errors
-    /// [`CallError`]; `Fork` where the two contradict each other.
+    /// [`CallError`]: `Fork` where the two contradict each other, `NotConsistent` where the proof does not hold, both
+    /// with both notes; `NotFound` where nobody who was asked has so many records.
     pub async fn consistency(&self, old: &SignedCheckpoint, new: &SignedCheckpoint) -> Result<Vec<Hash>, CallError> {
-        let fork = || CallError::Fork { old: old.note.clone(), new: new.note.clone() };
-        let (first, second) = (old.checkpoint(), new.checkpoint());
+        let (mut first, mut second) = (old.checkpoint(), new.checkpoint());
+        // Checkpoints of another log would contradict those of this one by right.
+        self.ours(first, None)?;
+        self.ours(second, None)?;
+        let notes = || (old.note.clone(), new.note.clone());
         if first.size == second.size {
-            return if first.root == second.root { Ok(Vec::new()) } else { Err(fork()) };
+            let (old, new) = notes();
+            return if first.root == second.root { Ok(Vec::new()) } else { Err(CallError::Fork { old, new }) };
+        }
+        if first.size > second.size {
+            (first, second) = (second, first);
         }
         if first.size.get() == 0 {
             return Ok(Vec::new());
         }
         let log = self.log().as_str().to_owned();
         let request = v1::ConsistencyRequest { log, old: first.size.get(), new: second.size.get() };
-        let response = self.call(|mut log, request| async move { log.consistency(request).await }, request).await?;
+        let response = self.call_patiently(|mut log, request| async move { log.consistency(request).await }, request);
+        let response = response.await?;
         let read = |bytes: &Bytes| hash(bytes).map(Hash::new).ok_or(Violation::Missing { what: "a hash of 32 bytes" });
         let hashes: Vec<Hash> = response.hashes.iter().map(read).collect::<Result<_, _>>()?;
         // A proof that does not hold shows that the server has none, not yet that the notes contradict each other.
-        verify_consistency(first.size, &first.root, second.size, &second.root, &hashes)
-            .map_err(|error| Violation::Proof { reason: error.to_string() })?;
+        verify_consistency(first.size, &first.root, second.size, &second.root, &hashes).map_err(|error| {
+            let (old, new) = notes();
+            CallError::NotConsistent { old, new, reason: error.to_string() }
+        })?;
         Ok(hashes)
     }
 
     /// Goes on from a checkpoint that is believed to the newest one, which must contain it.
     ///
-    /// The answer is `old` itself where the server has nothing newer.
+    /// The answer is `old` itself where the server has nothing newer; what it has instead must be contained in `old`,
+    /// unless it has too few records to prove that.
     ///
     /// # Errors
-    /// [`CallError`]; `Fork` where the two contradict each other: keep both notes.
+    /// [`CallError`]; after `Fork` and `NotConsistent` nothing newer than `old` is to be believed: keep both notes.
     pub async fn follow(&self, old: &SignedCheckpoint, policy: &Policy) -> Result<SignedCheckpoint, CallError> {
         let new = self.checkpoint(policy).await?;
-        if new.checkpoint().size < old.checkpoint().size {
-            return Ok(old.clone());
+        match self.consistency(old, &new).await {
+            Ok(_) if new.checkpoint().size > old.checkpoint().size => Ok(new),
+            Ok(_) => Ok(old.clone()),
+            Err(CallError::NotFound { .. }) if new.checkpoint().size < old.checkpoint().size => Ok(old.clone()),
+            Err(error) => Err(error),
         }
-        self.consistency(old, &new).await?;
-        Ok(new)
     }
 
     /// Whether a checkpoint is of this log and large enough.
@@ -269,19 +290,35 @@ impl Client {
         Ok(self.ask(|channel| ask(log_client(channel), request.clone())).await?.into_inner())
     }
 
+    /// As [`Client::call`], of what others have: a node that does not have it yet is asked a few times more.
+    async fn call_patiently<Q, A, F>(&self, ask: impl Fn(LogClient<Wire>, Q) -> F, request: Q) -> Result<A, CallError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut backoff = self.router.backoff();
+        for failed in 0..MAX_LAGGING {
+            match self.call(&ask, request.clone()).await {
+                Err(CallError::NotFound { .. }) => sleep(backoff.delay(failed)).await,
+                answered => return answered,
+            }
+        }
+        self.call(&ask, request).await
+    }
+
     /// As [`Client::call`], for any service.
     pub(crate) async fn ask<A, F>(&self, ask: impl Fn(Wire) -> F) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
     {
-        let mut last = String::from("no attempt was over");
+        let mut last = Status::unavailable("no attempt was over");
         match timeout(self.router.config().timeouts.call, self.attempts(ask, &mut last)).await {
             Ok(answer) => answer,
-            Err(_) => Err(CallError::Unavailable { last }),
+            Err(_) => Err(out_of_time(&last)),
         }
     }
 
-    async fn attempts<A, F>(&self, ask: impl Fn(Wire) -> F, last: &mut String) -> Result<A, CallError>
+    async fn attempts<A, F>(&self, ask: impl Fn(Wire) -> F, last: &mut Status) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
     {
@@ -300,9 +337,8 @@ impl Client {
                 Ok(Err(status)) => status,
                 Err(_) => Status::unavailable(format!("{address} did not answer")),
             };
-            last.clear();
-            last.push_str(status.message());
             let wait = self.after(&address, &status, failed)?;
+            *last = status;
             if wait == Wait::Skipped {
                 failed = failed.max(1);
             } else {
@@ -342,6 +378,15 @@ impl Client {
 enum Wait {
     Needed,
     Skipped,
+}
+
+/// The error for a status that did not change until the time was over.
+pub(crate) fn out_of_time(last: &Status) -> CallError {
+    let text = last.message().to_owned();
+    match last.code() {
+        Code::DeadlineExceeded => CallError::DeadlineExceeded { text },
+        _ => CallError::Unavailable { last: text },
+    }
 }
 
 /// The error for a status that will be the same the next time.

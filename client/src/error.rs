@@ -159,6 +159,12 @@ pub enum CallError {
         /// What went wrong last.
         last: String,
     },
+    /// Servers answered, and had no result within the time that they give a call.
+    #[error("{text}")]
+    DeadlineExceeded {
+        /// What the last one said, and what to do.
+        text: String,
+    },
     /// The log, or the index, is not there.
     #[error("not found: {text}")]
     NotFound {
@@ -186,6 +192,17 @@ pub enum CallError {
         old: String,
         /// The note that contradicts it.
         new: String,
+    },
+    /// No server gave a proof that one of two checkpoints contains the other: it has another history, or it has none. Both
+    /// notes are there; ask again, also elsewhere, before believing either.
+    #[error("no proof that one of two checkpoints of the log contains the other: {reason}")]
+    NotConsistent {
+        /// The note that was known.
+        old: String,
+        /// The note beside it.
+        new: String,
+        /// What is wrong with the proof.
+        reason: String,
     },
     /// A server answered what it may not answer.
     #[error("the server broke its contract: {0}")]
@@ -234,8 +251,13 @@ pub enum Violation {
         second: LeafIndex,
     },
     /// A draft became something else.
-    #[error("the leader made another record of a draft")]
-    OtherDraft,
+    #[error("record {index}, which the leader made of a draft, has another {field}")]
+    OtherDraft {
+        /// Where.
+        index: LeafIndex,
+        /// The first field that differs.
+        field: &'static str,
+    },
     /// A record that is not canonical.
     #[error("record {index} is not canonical: {reason}")]
     Record {
@@ -263,6 +285,16 @@ pub enum Violation {
     Proof {
         /// What is wrong.
         reason: String,
+    },
+    /// Records that are not, with all that was read before them, what a checkpoint is about.
+    #[error("records {first} to {last}, as they were sent, are not in the log under its checkpoint of size {size}")]
+    NotInLog {
+        /// The first of them.
+        first: LeafIndex,
+        /// The last of them.
+        last: LeafIndex,
+        /// The size that the checkpoint states.
+        size: TreeSize,
     },
     /// A checkpoint of another log, or smaller than asked for.
     #[error("a checkpoint of {origin:?}, size {size}, was not asked for")]

@@ -25,6 +25,7 @@
 //! | records and bytes of a message | [`config::Batch`]: 1,024 and 1 MiB (one record may be larger) |
 //! | time of one record, all attempts together | [`config::Timeouts::append`] |
 //! | time of one call, all attempts together | [`config::Timeouts::call`] |
+//! | records that a [`Reader`] holds back until they are proved | 4,096, or 4 MiB and one record |
 //! | a message from a server | [`stele_api::MAX_MESSAGE_BYTES`] |
 //! | wait between attempts | [`config::Retry`]: doubled up to a cap, the upper half of it by chance |
 //! | connections kept | the configured endpoints, and at most 16 leaders that they named |
@@ -38,6 +39,7 @@ pub mod cluster;
 pub mod config;
 pub mod credentials;
 pub mod dial;
+mod draft;
 pub mod error;
 pub mod reader;
 pub mod record;

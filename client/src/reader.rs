@@ -2,8 +2,10 @@
 //!
 //! A record is canonical, is the next one, and its payload (where it was asked for and is still there) opens its
 //! commitment; or the reader ends with an error. That it is *in the log* is checked where the caller asks
-//! ([`Assurance::Proven`]), by an inclusion proof of its own for each record: one more call each. Whoever reads many
-//! records hashes them into a tree and compares its root with one checkpoint instead.
+//! ([`Assurance::Proven`]): records are then held back, of a range up to 4,096 or 4 MiB of them, of a tail those that
+//! came together, until one proof shows that all of them are under a checkpoint that meets the policy. What was read
+//! before an error is proved and handed out first. That there is nothing behind the last record of a range is the
+//! server's word.
 //!
 //! After a lost connection the reader goes on with the next record, on a new stream; it gives up when eight streams in a
 //! row break without a record, or no server opens one within the time for one call.
@@ -20,10 +22,14 @@ use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::client::{Client, final_error};
+use crate::client::{Client, final_error, out_of_time};
 use crate::error::{CallError, Violation, hash, is_final};
 use crate::record::Payload;
 use crate::router::log_client;
+
+mod proving;
+
+use proving::Proving;
 
 /// Streams in a row that may break without a record.
 const MAX_DRY_STREAMS: u32 = 8;
@@ -106,7 +112,7 @@ pub struct VerifiedRecord {
     /// Its payload.
     pub payload: PayloadState,
     /// The checkpoint that it is proved under, where that was asked for.
-    pub proven: Option<VerifiedCheckpoint>,
+    pub proven: Option<Arc<VerifiedCheckpoint>>,
 }
 
 #[derive(Clone, Copy)]
@@ -118,13 +124,19 @@ enum Extent {
 /// Reads records in order.
 pub struct Reader {
     client: Client,
+    start: LeafIndex,
     next: LeafIndex,
     extent: Extent,
     payloads: Payloads,
-    assurance: Assurance,
     stream: Option<Streaming<v1::ReadResponse>>,
     /// At most one message.
     waiting: VecDeque<v1::Record>,
+    /// Checked, and held back until they are proved.
+    proving: Option<Proving>,
+    /// What may be handed out.
+    ready: VecDeque<VerifiedRecord>,
+    /// What ended the reading, behind all that is held back.
+    failed: Option<CallError>,
     done: bool,
     backoff: Backoff,
     /// Broken streams in a row that brought no record.
@@ -141,9 +153,26 @@ impl Reader {
         Self::new(client, from, Extent::Tail, payloads, assurance)
     }
 
-    fn new(client: Client, next: LeafIndex, extent: Extent, payloads: Payloads, assurance: Assurance) -> Self {
-        let (backoff, waiting) = (client.backoff(), VecDeque::new());
-        Self { client, next, extent, payloads, assurance, stream: None, waiting, done: false, backoff, dry: 0 }
+    fn new(client: Client, start: LeafIndex, extent: Extent, payloads: Payloads, assurance: Assurance) -> Self {
+        let proving = match assurance {
+            Assurance::Canonical => None,
+            Assurance::Proven(policy) => Some(Proving::new(policy)),
+        };
+        Self {
+            backoff: client.backoff(),
+            client,
+            start,
+            next: start,
+            extent,
+            payloads,
+            stream: None,
+            waiting: VecDeque::new(),
+            proving,
+            ready: VecDeque::new(),
+            failed: None,
+            done: false,
+            dry: 0,
+        }
     }
 
     /// The index of the record that comes next.
@@ -152,41 +181,98 @@ impl Reader {
     }
 
     /// The next record; `None` at the end of the range, never when following. After an error the reader stands where
-    /// it stood. Not to be dropped half-way when proofs are asked for: the record in hand would be read again.
+    /// it stood; after `PolicyNotMet` it still holds what is to be proved, so ask again later. Dropped half-way, it
+    /// loses nothing.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn next(&mut self) -> Result<Option<VerifiedRecord>, CallError> {
-        while self.waiting.is_empty() {
-            let end = match self.extent {
-                Extent::Range { end, .. } => end,
-                Extent::Tail => None,
-            };
-            if self.done || end.is_some_and(|end| !end.contains(self.next)) {
-                return Ok(None);
-            }
-            self.fill().await?;
-        }
-        let Some(record) = self.waiting.pop_front() else { return Ok(None) };
-        match self.check(record).await {
-            Ok(record) => {
+        loop {
+            if let Some(record) = self.ready.pop_front() {
                 self.dry = 0;
                 self.next = LeafIndex::new(self.next.get().saturating_add(1));
-                Ok(Some(record))
+                return Ok(Some(record));
             }
+            if self.must_prove() {
+                self.prove().await?;
+            } else if let Some(error) = self.failed.take() {
+                return Err(error);
+            } else if self.is_over() {
+                return Ok(None);
+            } else if let Some(record) = self.waiting.pop_front() {
+                self.take(record);
+            } else if let Err(error) = self.fill().await {
+                self.failed = Some(error);
+            }
+        }
+    }
+
+    /// The index of the record that is to be received next.
+    fn due(&self) -> LeafIndex {
+        let here = self.ready.len() + self.proving.as_ref().map_or(0, Proving::len);
+        LeafIndex::new(self.next.get().saturating_add(u64::try_from(here).unwrap_or(u64::MAX)))
+    }
+
+    fn is_over(&self) -> bool {
+        let end = match self.extent {
+            Extent::Range { end, .. } => end,
+            Extent::Tail => None,
+        };
+        self.waiting.is_empty() && self.done || end.is_some_and(|end| !end.contains(self.due()))
+    }
+
+    /// Whether what is held back is a whole row, or nothing more comes to it at once.
+    fn must_prove(&self) -> bool {
+        let follows = matches!(self.extent, Extent::Tail) && self.waiting.is_empty();
+        let row = |proving: &Proving| follows || proving.is_full() || self.failed.is_some() || self.is_over();
+        self.proving.as_ref().is_some_and(|proving| proving.len() > 0 && row(proving))
+    }
+
+    async fn prove(&mut self) -> Result<(), CallError> {
+        let Some(proving) = &mut self.proving else { return Ok(()) };
+        match proving.prove(&self.client).await {
+            Ok(records) => {
+                self.ready.extend(records);
+                Ok(())
+            }
+            // The node that is asked lags behind the one that has sent the records.
+            Err(CallError::NotFound { text }) => self.rest(&Status::unavailable(text)).await,
             Err(error) => {
-                self.stream = None;
-                self.waiting.clear();
+                if matches!(error, CallError::Violation(_) | CallError::Fork { .. } | CallError::NotConsistent { .. }) {
+                    proving.clear();
+                    self.give_up_stream();
+                    self.failed = None;
+                }
                 Err(error)
             }
         }
+    }
+
+    fn take(&mut self, record: v1::Record) {
+        match (self.check(record), &mut self.proving) {
+            (Ok(record), Some(proving)) => proving.push(record),
+            (Ok(record), None) => self.ready.push_back(record),
+            (Err(violation), _) => {
+                self.give_up_stream();
+                self.failed = Some(violation.into());
+            }
+        }
+    }
+
+    fn give_up_stream(&mut self) {
+        self.stream = None;
+        self.waiting.clear();
+        self.done = false;
     }
 
     /// Waits for the next message, on a new stream where there is none.
     async fn fill(&mut self) -> Result<(), CallError> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => self.open().await?,
+            None => match self.open().await {
+                Err(CallError::NotFound { text }) => return self.end_was_lost(text).await,
+                opened => opened?,
+            },
         };
         match stream.message().await {
             Ok(Some(response)) => {
@@ -201,13 +287,30 @@ impl Reader {
         Ok(())
     }
 
+    /// There is no record where a stream broke: that is the end of the log where the record before is there.
+    async fn end_was_lost(&mut self, text: String) -> Result<(), CallError> {
+        let Extent::Range { freshness, .. } = self.extent else { return Err(CallError::NotFound { text }) };
+        let due = self.due();
+        if due == self.start {
+            return Err(CallError::NotFound { text });
+        }
+        let last = LeafIndex::new(due.get() - 1);
+        match self.open_range(last, last.size_with(), freshness).await {
+            Ok(_) => self.done = true,
+            // A node that has less than the one before.
+            Err(CallError::NotFound { text }) => self.rest(&Status::unavailable(text)).await?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// What follows a broken stream: a wait, then a new stream, unless it brought nothing too often.
     async fn rest(&mut self, status: &Status) -> Result<(), CallError> {
         if is_final(status.code()) {
             return Err(final_error(status));
         }
         if self.dry == MAX_DRY_STREAMS {
-            return Err(CallError::Unavailable { last: status.message().to_owned() });
+            return Err(out_of_time(status));
         }
         sleep(self.backoff.delay(self.dry)).await;
         self.dry += 1;
@@ -215,34 +318,45 @@ impl Reader {
     }
 
     async fn open(&self) -> Result<Streaming<v1::ReadResponse>, CallError> {
-        let (log, start) = (self.client.log().as_str().to_owned(), self.next.get());
-        let with_payload = self.payloads == Payloads::With;
         match self.extent {
             Extent::Tail => {
-                let request = v1::TailRequest { log, from: start, with_payload };
+                let (log, from) = (self.client.log().as_str().to_owned(), self.due().get());
+                let request = v1::TailRequest { log, from, with_payload: self.payloads == Payloads::With };
                 let ask = |channel| {
                     let request = request.clone();
                     async move { log_client(channel).tail(request).await }
                 };
                 Ok(self.client.ask(ask).await?.into_inner())
             }
-            Extent::Range { end, freshness } => {
-                let linearizable = freshness == Freshness::Linearizable;
-                let end = end.map(TreeSize::get);
-                let request = v1::ReadRequest { log, start, end, max_records: 0, with_payload, linearizable };
-                let ask = |channel| {
-                    let request = request.clone();
-                    async move { log_client(channel).read(request).await }
-                };
-                Ok(self.client.ask(ask).await?.into_inner())
-            }
+            Extent::Range { end, freshness } => self.open_range(self.due(), end, freshness).await,
         }
     }
 
-    async fn check(&self, record: v1::Record) -> Result<VerifiedRecord, CallError> {
-        let index = LeafIndex::new(record.index);
-        if index != self.next {
-            return Err(Violation::IndexGap { expected: self.next, found: index }.into());
+    async fn open_range(
+        &self,
+        start: LeafIndex,
+        end: Option<TreeSize>,
+        freshness: Freshness,
+    ) -> Result<Streaming<v1::ReadResponse>, CallError> {
+        let request = v1::ReadRequest {
+            log: self.client.log().as_str().to_owned(),
+            start: start.get(),
+            end: end.map(TreeSize::get),
+            max_records: 0,
+            with_payload: self.payloads == Payloads::With,
+            linearizable: freshness == Freshness::Linearizable,
+        };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { log_client(channel).read(request).await }
+        };
+        Ok(self.client.ask(ask).await?.into_inner())
+    }
+
+    fn check(&self, record: v1::Record) -> Result<VerifiedRecord, Violation> {
+        let (index, expected) = (LeafIndex::new(record.index), self.due());
+        if index != expected {
+            return Err(Violation::IndexGap { expected, found: index });
         }
         let parsed =
             Record::parse(&record.canonical).map_err(|error| Violation::Record { index, reason: error.to_string() })?;
@@ -253,22 +367,11 @@ impl Reader {
                 Some(salt) if commitment.opens_with(&salt, &payload.bytes) => {
                     PayloadState::Present(Payload { salt, bytes: payload.bytes })
                 }
-                _ => return Err(Violation::Payload { index }.into()),
+                _ => return Err(Violation::Payload { index }),
             },
-            (None, Some(_)) => return Err(Violation::Payload { index }.into()),
+            (None, Some(_)) => return Err(Violation::Payload { index }),
         };
         let self_hash = parsed.self_hash();
-        let proven = match &self.assurance {
-            Assurance::Canonical => None,
-            Assurance::Proven(policy) => {
-                let proven = self.client.prove(index, None, policy).await?;
-                if proven.canonical != record.canonical {
-                    let reason = "another record is proved at this index".to_owned();
-                    return Err(Violation::Proof { reason }.into());
-                }
-                Some(proven.checkpoint)
-            }
-        };
-        Ok(VerifiedRecord { index, canonical: record.canonical, self_hash, payload, proven })
+        Ok(VerifiedRecord { index, canonical: record.canonical, self_hash, payload, proven: None })
     }
 }

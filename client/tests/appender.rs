@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use stele_api::v1::RefusalCode;
 use stele_client::dial::{Dial as _, NetworkDial};
 use stele_client::error::{Fate, Violation};
@@ -16,8 +17,8 @@ use stele_client::{
     Ack, Address, AppendError, Appender, AppenderOptions, ChainWriter, Client, ClientConfig, Draft, DraftRetry, Event,
     Pending, Reached, Receipt,
 };
-use stele_proof::UnixMillis;
 use stele_proof::record::{Actor, Object, Subject};
+use stele_proof::{LeafIndex, UnixMillis};
 use support::{Cluster, Fault, address, policy, strict_policy};
 
 fn chain(number: usize) -> ChainName {
@@ -269,6 +270,42 @@ async fn a_draft_whose_answer_was_lost_is_sent_again_only_where_that_was_asked_f
             DraftRetry::MayDuplicate => assert_eq!(answer.unwrap().index.get(), 1),
         }
         assert_eq!(cluster.table.lock().unwrap().leaves.len(), records);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_smaller_after_connections_that_brought_nothing_and_whole_after_an_answer() {
+    let cluster = Cluster::default();
+    let node = cluster.node(1);
+    // Each time at its first record.
+    node.lock().unwrap().faults.extend((0..7).map(|nth| (nth, Fault::CutBefore)));
+    let mut config = cluster.config(&[1]);
+    config.batch.bytes = 32 << 10;
+    let whole = config.batch.bytes;
+    let appender = appender(config, AppenderOptions::default());
+    let answers = append(&appender, 1, 400).await;
+    assert_all_acknowledged(&cluster, &answers, "seven connections that brought nothing");
+    let record = 8 + whole / cluster.table.lock().unwrap().leaves.iter().map(|(leaf, _)| leaf.len()).max().unwrap();
+    let requests = node.lock().unwrap().requests.clone();
+    // What was pushed before the first one went out is all that it had.
+    let again = &requests[1..8];
+    assert!(again.windows(2).all(|pair| pair[1] <= pair[0]), "{requests:?}");
+    assert!(again[6] >= 1 && again[6] <= record / 16, "{requests:?}");
+    assert!(requests[8..].iter().any(|records| *records > record / 4), "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draft_of_which_the_leader_changed_a_word_gets_no_receipt() {
+    let cluster = Cluster::default();
+    cluster.node(1).lock().unwrap().faults.insert(1, Fault::OtherRecord);
+    let appender = appender(cluster.config(&[1]), AppenderOptions::default());
+    let whole = Draft { attrs: Some(Bytes::from_static(br#"{ "b":1, "a":null }"#)), ..draft("K") };
+    appender.push_draft(whole.clone(), None).await.unwrap().await.unwrap();
+    match appender.push_draft(whole, None).await.unwrap().await {
+        Err(AppendError::Violation(violation)) => {
+            assert_eq!(*violation, Violation::OtherDraft { index: LeafIndex::new(1), field: "reason" });
+        }
+        other => panic!("{other:?}"),
     }
 }
 

@@ -6,41 +6,12 @@ mod support;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use std::sync::Mutex;
 use stele_client::error::Violation;
 use stele_client::reader::Payloads;
 use stele_client::record::ChainName;
-use stele_client::{
-    AppenderOptions, Assurance, CallError, ChainWriter, Client, Event, PayloadState, ReadRange, SignedCheckpoint,
-};
-use stele_proof::record::{Actor, Object, Subject};
-use stele_proof::{LeafIndex, TreeSize, UnixMillis};
-use support::{Cluster, Fault, Node, PROVE, READ, address, policy, strict_policy};
-
-/// A log of `records` records, every second with a payload.
-async fn filled(records: u64) -> (Cluster, Arc<Mutex<Node>>, Client) {
-    let cluster = Cluster::default();
-    let node = cluster.node(1);
-    let client = Client::connect(cluster.config(&[1])).await.unwrap();
-    let name = ChainName { writer_id: "w".into(), stream: "s".into() };
-    let mut writer = ChainWriter::new(client.appender(AppenderOptions::default()).unwrap(), name, None);
-    let attrs = Object::default();
-    for at in 0..records {
-        let (actor, subject) = (Actor { anon: true, ..Actor::default() }, Subject::default());
-        let event = Event { ts_ms: UnixMillis::new(at), kind: "K", actor, subject, reason: "ok", attrs: &attrs };
-        let pending = match at % 2 {
-            0 => writer.append(&event).await,
-            _ => writer.append_with_payload(&event, Bytes::from(format!("payload {at}"))).await,
-        };
-        pending.unwrap().await.unwrap();
-    }
-    (cluster, node, client)
-}
-
-fn all(payloads: Payloads) -> ReadRange {
-    ReadRange { payloads, ..ReadRange::from(LeafIndex::new(0)) }
-}
+use stele_client::{AppenderOptions, Assurance, CallError, Client, PayloadState, ReadRange};
+use stele_proof::{LeafIndex, TreeSize};
+use support::{Cluster, Fault, PROVE, READ, address, all, filled, policy, strict_policy};
 
 #[tokio::test(start_paused = true)]
 async fn a_range_is_read_in_order_with_payloads_that_open_their_commitments() {
@@ -72,6 +43,48 @@ async fn a_reader_goes_on_with_the_next_record_after_its_stream_broke() {
         assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
     }
     assert!(reader.next().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_ends_where_the_log_ends_although_the_end_of_its_stream_was_lost() {
+    for end in [None, Some(TreeSize::new(9))] {
+        let (_cluster, node, client) = filled(4).await;
+        node.lock().unwrap().faults.insert(READ + 4, Fault::CutBefore);
+        let mut reader = client.read(ReadRange { end, ..all(Payloads::Without) }, Assurance::Canonical);
+        for at in 0..4 {
+            assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+        }
+        assert!(reader.next().await.unwrap().is_none());
+        // Without a record before it, the end is none.
+        let beyond = client.read(ReadRange { end, ..ReadRange::from(LeafIndex::new(4)) }, Assurance::Canonical);
+        assert!(matches!({ beyond }.next().await, Err(CallError::NotFound { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_behind_what_was_read_is_not_the_end_of_the_log() {
+    let (_cluster, node, client) = filled(6).await;
+    let cut_and_lag = |reads| {
+        node.lock().unwrap().faults.insert(READ + 4, Fault::CutBefore);
+        node.lock().unwrap().lags = None;
+        let mut reader = client.read(all(Payloads::Without), Assurance::Canonical);
+        let node = Arc::clone(&node);
+        async move {
+            for at in 0..4 {
+                assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+            }
+            node.lock().unwrap().lags = Some((2, reads));
+            reader
+        }
+    };
+    let mut reader = cut_and_lag(5).await;
+    for at in 4..6 {
+        assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+    }
+    assert!(reader.next().await.unwrap().is_none());
+    let mut reader = cut_and_lag(1000).await;
+    let lagging = reader.next().await;
+    assert!(matches!(lagging, Err(CallError::Unavailable { .. })), "{lagging:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,29 +139,6 @@ async fn a_proof_holds_under_the_policy_or_is_an_error() {
     assert!(matches!(small, Err(CallError::Violation(Violation::OtherCheckpoint { .. }))), "{small:?}");
     let beyond = client.prove(LeafIndex::new(5), None, &policy).await;
     assert!(matches!(beyond, Err(CallError::NotFound { .. })), "{beyond:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_is_read_under_proof_where_that_is_asked_for() {
-    let (_cluster, node, client) = filled(3).await;
-    node.lock().unwrap().faults.insert(PROVE + 1, Fault::WrongHash);
-    let mut reader = client.read(all(Payloads::Without), Assurance::Proven(Arc::new(policy())));
-    assert!(reader.next().await.unwrap().unwrap().proven.is_some());
-    assert!(matches!(reader.next().await, Err(CallError::Violation(Violation::Proof { .. }))));
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_histories_of_one_size_are_a_fork_with_both_notes() {
-    let (_cluster, _, client) = filled(3).await;
-    let (other, _, _) = filled(3).await;
-    let policy = policy();
-    // The salts differ, so the same events make other records.
-    let note = other.table.lock().unwrap().note();
-    let known = SignedCheckpoint::verify(note.clone(), &policy).unwrap();
-    match client.follow(&known, &policy).await {
-        Err(CallError::Fork { old, new }) => assert!(old == note && new != note),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub use prove::{
     prove_inclusion, root_at,
 };
 pub use range::{CompactRange, WrongPeaks};
-pub use verify::{ProofError, verify_consistency, verify_inclusion};
+pub use verify::{ProofError, verify_consistency, verify_inclusion, verify_prefix};
 
 use sha2::{Digest, Sha256};
 

@@ -21,6 +21,7 @@
 //! | [`welcome`] | connections of clients, bounded |
 //! | [`run`] | the process from start to stop |
 //! | [`counters`] | what was refused |
+//! | [`deadline`] | a time for every call |
 
 pub mod access;
 pub mod birth;
@@ -28,6 +29,7 @@ pub mod client_tls;
 pub mod config;
 pub mod cosigning;
 pub mod counters;
+pub mod deadline;
 mod donor;
 pub mod joining;
 pub mod keys;

@@ -46,6 +46,7 @@ use crate::client_tls::{ClientTlsError, client_tls};
 use crate::config::{Config, Security, TlsPaths};
 use crate::cosigning::{Cosigning, Members, OwnCopy, Parts};
 use crate::counters::Counters;
+use crate::deadline::Deadline;
 use crate::donor::ServedSegments;
 use crate::joining::{self, JoinTrouble};
 use crate::lag::Lately;
@@ -470,7 +471,6 @@ fn serve_clients(
 
     let greeting = tls.map_or(Greeting::Plain, Greeting::Tls);
     let mut server = Server::builder()
-        .timeout(limits.request_timeout)
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -480,7 +480,12 @@ fn serve_clients(
     let counters = Arc::clone(&serving.counters);
     let incoming = welcome(listener, greeting, limits.connections, counters, serving.stopping.clone());
     let stopping = serving.stopping.clone();
-    let router = server.add_service(log).add_service(cluster).add_service(health_server).add_service(reflection);
+    let (limit, counters) = (limits.request_timeout, &serving.counters);
+    let router = server
+        .add_service(Deadline::new(log, limit, Arc::clone(counters)))
+        .add_service(Deadline::new(cluster, limit, Arc::clone(counters)))
+        .add_service(Deadline::new(health_server, limit, Arc::clone(counters)))
+        .add_service(Deadline::new(reflection, limit, Arc::clone(counters)));
     let served = router.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned());
     Ok((health, tokio::spawn(served)))
 }

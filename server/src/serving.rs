@@ -250,8 +250,7 @@ impl Serving {
 
     /// A call took too long.
     pub fn late(&self, deadline: Duration) -> Status {
-        let text = format!("no answer within {}", humantime::format_duration(deadline));
-        self.fail(Status::deadline_exceeded(text))
+        self.fail(crate::deadline::late(deadline))
     }
 }
 

@@ -83,11 +83,11 @@ fn quickstart_refuses_a_directory_in_use_and_a_file_that_is_not_there() {
     stele(&["quickstart", file.to_str().unwrap(), "--dir", there]).refused(1, &["is not empty"]);
 }
 
-fn told<T>(result: Result<T, Failure>) -> T {
+pub(crate) fn told<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-fn append_to(endpoint: &str) -> Command {
+pub(crate) fn append_to(endpoint: &str) -> Command {
     words_command(&[
         "append",
         "--endpoint",
@@ -104,7 +104,7 @@ fn append_to(endpoint: &str) -> Command {
 }
 
 /// Who leads, as soon as the node that is asked knows it.
-async fn who_leads(connected: &Connected) -> u64 {
+pub(crate) async fn who_leads(connected: &Connected) -> u64 {
     let known = async {
         loop {
             let status = told(connected.client.cluster().status().await.map_err(call));

@@ -13,6 +13,7 @@ mod hostile;
 mod index;
 mod join;
 mod kill;
+mod liar;
 mod named_tests;
 mod process;
 mod quickstart;

@@ -60,4 +60,7 @@ fn a_token_gives_the_rights_of_its_table_and_whoever_lacks_them_ends_with_code_5
     with(&reader, &["segment", "seal"], "").refused(5, &["operator"]);
     with(&operator, &["segment", "seal"], "").output();
     assert_eq!(with(&reader, &["read", "1..5"], "").output().lines().count(), 4);
+    let measured = with(&reader, &["bench", "append", "--seconds", "1", "--in-flight", "4", "--json"], "");
+    measured.failed(1, &["no record was acknowledged", "writer"]);
+    assert!(measured.output.contains("\"acked\":0,"), "{}", measured.output);
 }

@@ -77,8 +77,8 @@ pub struct Reach {
     /// The log; needed where a node serves several.
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Option<String>,
-    /// The policy that checkpoints and proofs must meet; without it that of the server is taken, which is told. Reading
-    /// records proves nothing and does not use it.
+    /// The policy that checkpoints, proofs and the records that are read must meet. Without it, that of the server is
+    /// taken for checkpoints and proofs, and records are not proved; both is told.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Roots that vouch for the nodes, PEM; `host:port` then means https.

@@ -1,14 +1,13 @@
-//! Checkpoints and proofs of a cluster that meet the user's policy.
+//! Checkpoints, proofs and records of a cluster that meet the user's policy.
 //!
 //! A node answers with the signatures of the quorum that the log was made with. Where the user asks for more, those
 //! that come later are waited for.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use stele_client::CallError;
 use stele_client::client::ProvenRecord;
+use stele_client::{CallError, Reader, VerifiedRecord};
 use stele_proof::LeafIndex;
 use stele_proof::policy::Policy;
 use tokio::time::{Instant, sleep};
@@ -26,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`Failure`]: exit code 5 where no such checkpoint comes about, 6 where there is no such record.
 pub async fn prove(connected: &Connected, index: LeafIndex, policy: &Policy) -> Result<ProvenRecord, Failure> {
-    ask(|| connected.client.prove(index, None, policy)).await
+    ask(async || connected.client.prove(index, None, policy).await).await
 }
 
 /// The newest checkpoint that meets the policy.
@@ -34,10 +33,18 @@ pub async fn prove(connected: &Connected, index: LeafIndex, policy: &Policy) -> 
 /// # Errors
 /// [`Failure`]: exit code 5 where none comes about.
 pub async fn checkpoint(connected: &Connected, policy: &Policy) -> Result<String, Failure> {
-    Ok(ask(|| connected.client.checkpoint(policy)).await?.note().to_owned())
+    Ok(ask(async || connected.client.checkpoint(policy).await).await?.note().to_owned())
 }
 
-async fn ask<T, F: Future<Output = Result<T, CallError>>>(mut ask: impl FnMut() -> F) -> Result<T, Failure> {
+/// The next record; where the reader has a policy, under a checkpoint that meets it.
+///
+/// # Errors
+/// [`Failure`]: exit code 5 where no such checkpoint comes about, 3 for a record that is not in the log.
+pub async fn next(reader: &mut Reader) -> Result<Option<VerifiedRecord>, Failure> {
+    ask(async || reader.next().await).await
+}
+
+async fn ask<T>(mut ask: impl AsyncFnMut() -> Result<T, CallError>) -> Result<T, Failure> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match ask().await {

@@ -59,12 +59,16 @@ the index as it is (`stele index update` makes it and keeps it up); what it does
 writes into its own files. Without an index, where another process has it open, and where this user or file system
 does not let it be written, everything is read. Where nothing matches the exit code is 6.
 
+From a cluster, with --policy (or one in the context), records are printed once they are proved to be in the log under
+a checkpoint that meets it; any that is not ends the command with exit code 3. Without one, a note says that they are
+not proved.
+
 Examples:
   stele read --log audit 17
   stele read --log audit 0..100 --payload --json
   stele read --log audit --stream app --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z
   stele read --log audit --hash b3:0a1b
-  stele read --endpoint a.example.com:7070 0..100")]
+  stele read --endpoint a.example.com:7070 --policy policy 0..100")]
 pub struct Arguments {
     /// The log.
     #[command(flatten)]
@@ -86,9 +90,12 @@ pub struct Arguments {
 /// The arguments of `stele tail`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
+From a cluster, --policy proves the records as it does for `stele read`.
+
 Examples:
   stele tail --log audit -n 3
-  stele tail --log audit -n 0 --follow")]
+  stele tail --log audit -n 0 --follow
+  stele tail --endpoint a.example.com:7070 --policy policy -n 3 --follow")]
 pub struct TailArguments {
     /// The log.
     #[command(flatten)]

@@ -79,6 +79,11 @@ impl Target {
     /// [`Failure`] with exit code 2 where nothing says it.
     pub fn place(&self) -> Result<Place<'_>, Failure> {
         match &self.log {
+            Some(_) if self.reach.policy.is_some() => {
+                let why =
+                    "--policy is what a cluster is held against; for a directory: `stele verify log DIR --policy FILE`";
+                Err(Failure::new(Exit::Usage, anyhow!(why)))
+            }
             Some(directory) => Ok(Place::Directory(directory)),
             None => resolve(self.context.as_deref(), &self.reach).map(Place::Cluster),
         }
@@ -342,12 +347,8 @@ impl Connected {
     /// # Errors
     /// [`Failure`].
     pub fn policy(&self, streams: &mut Streams<'_>) -> Result<Arc<Policy>, Failure> {
-        match &self.policy {
-            Some(path) => {
-                let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-                let policy = Policy::parse(&bytes).with_context(|| format!("{} is no policy", path.display()))?;
-                Ok(Arc::new(policy))
-            }
+        match self.given_policy()? {
+            Some(policy) => Ok(policy),
             None => {
                 streams.tell(
                     "stele: note: no --policy: that of the server is taken, so a server that lies is not found out",
@@ -355,6 +356,17 @@ impl Connected {
                 self.own_policy()
             }
         }
+    }
+
+    /// The policy that the user gave.
+    ///
+    /// # Errors
+    /// [`Failure`] where it cannot be read, or is none.
+    pub fn given_policy(&self) -> Result<Option<Arc<Policy>>, Failure> {
+        let Some(path) = &self.policy else { return Ok(None) };
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let policy = Policy::parse(&bytes).with_context(|| format!("{} is no policy", path.display()))?;
+        Ok(Some(Arc::new(policy)))
     }
 
     /// The policy that the server names.
@@ -370,15 +382,20 @@ impl Connected {
 /// What a failed call means to whoever called the command.
 pub fn call(error: CallError) -> Failure {
     let exit = match &error {
-        CallError::Unavailable { .. } => Exit::Unreachable,
+        CallError::Unavailable { .. } | CallError::DeadlineExceeded { .. } => Exit::Unreachable,
         CallError::NotFound { .. } => Exit::NotFound,
         CallError::Refused(refused) => refusal(refused.code),
         CallError::Status { code, .. } => status(*code),
         CallError::PolicyNotMet(_) => Exit::Forbidden,
-        CallError::Fork { .. } | CallError::Violation(_) => Exit::Unverified,
+        CallError::Fork { .. } | CallError::NotConsistent { .. } | CallError::Violation(_) => Exit::Unverified,
         _ => Exit::Failed,
     };
-    Failure::new(exit, anyhow!(error))
+    let error = match error {
+        // The sentence holds its cause already.
+        CallError::Violation(_) => anyhow!("{error}"),
+        _ => anyhow!(error),
+    };
+    Failure::new(exit, error)
 }
 
 /// What a plain status means.

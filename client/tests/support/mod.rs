@@ -16,16 +16,17 @@ use stele_api::refusal::to_status;
 use stele_api::v1::log_server::{Log, LogServer};
 use stele_api::v1::{self, RefusalCode, record_answer::Answer};
 use stele_client::dial::{Dial, DialError};
+use stele_client::reader::Payloads;
 use stele_client::record::ChainName;
-use stele_client::{Address, ClientConfig};
+use stele_client::{Address, AppenderOptions, ChainWriter, Client, ClientConfig, Event, ReadRange};
 use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_proof::note::sign;
 use stele_proof::policy::Policy;
 use stele_proof::proof_file::ProofFile;
-use stele_proof::record::{Finished, Record, SelfHash};
+use stele_proof::record::{Actor, Finished, Object, Record, SelfHash, Subject};
 use stele_proof::tree::{Hash, leaf_hash, node_hash};
-use stele_proof::{LeafIndex, TreeSize};
+use stele_proof::{LeafIndex, TreeSize, UnixMillis};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -53,6 +54,12 @@ pub(crate) enum Fault {
     OldIndex,
     /// With `ACK_PROVEN`: a proof that leads to another root.
     WrongProof,
+    /// Another record in the place of the right one, as good as any: canonical, with its own hash.
+    OtherRecord,
+    /// Without the signatures that are asked for.
+    Unsigned,
+    /// As a node that does not have it yet.
+    NotThere,
     Refuse(RefusalCode),
 }
 
@@ -62,6 +69,8 @@ pub(crate) struct Table {
     pub(crate) leaves: Vec<(Bytes, Option<v1::Payload>)>,
     pub(crate) heads: HashMap<ChainName, (u64, SelfHash)>,
     pub(crate) identities: HashMap<(ChainName, u64), (SelfHash, u64)>,
+    /// The checkpoint that is shown instead of that of the leaves.
+    pub(crate) shown: Option<String>,
 }
 
 #[derive(Default)]
@@ -72,6 +81,10 @@ pub(crate) struct Node {
     pub(crate) follows: Option<String>,
     pub(crate) requests: Vec<usize>,
     pub(crate) streams: u64,
+    /// How many proofs were asked for.
+    pub(crate) proofs: usize,
+    /// Set at a node that lags: the records that it has, and for how many more reads it has no others.
+    pub(crate) lags: Option<(u64, u32)>,
 }
 
 #[derive(Clone)]
@@ -171,6 +184,37 @@ impl Dial for Cluster {
     }
 }
 
+/// A log of `records` records, every second with a payload.
+pub(crate) async fn filled(records: u64) -> (Cluster, Arc<Mutex<Node>>, Client) {
+    let cluster = Cluster::default();
+    let node = cluster.node(1);
+    let client = Client::connect(cluster.config(&[1])).await.unwrap();
+    append(&client, records).await;
+    (cluster, node, client)
+}
+
+/// Appends records to a chain that goes on where it ended.
+pub(crate) async fn append(client: &Client, records: u64) {
+    let name = ChainName { writer_id: "w".into(), stream: "s".into() };
+    let head = client.head(&name).await.unwrap();
+    let mut writer = ChainWriter::new(client.appender(AppenderOptions::default()).unwrap(), name, head);
+    let attrs = Object::default();
+    for at in 0..records {
+        let (actor, subject) = (Actor { anon: true, ..Actor::default() }, Subject::default());
+        let event = Event { ts_ms: UnixMillis::new(at), kind: "K", actor, subject, reason: "ok", attrs: &attrs };
+        let pending = match at % 2 {
+            0 => writer.append(&event).await,
+            _ => writer.append_with_payload(&event, Bytes::from(format!("payload {at}"))).await,
+        };
+        pending.unwrap().await.unwrap();
+    }
+}
+
+/// The whole log.
+pub(crate) fn all(payloads: Payloads) -> ReadRange {
+    ReadRange { payloads, ..ReadRange::from(LeafIndex::new(0)) }
+}
+
 fn refusal(code: RefusalCode) -> v1::Refusal {
     v1::Refusal { code: code.into(), text: "by script".into(), ..v1::Refusal::default() }
 }
@@ -218,14 +262,15 @@ impl Table {
         let name = ChainName { writer_id: draft.writer_id.clone(), stream: draft.stream.clone() };
         let head = self.heads.get(&name).copied();
         let (mut canonical, mut out) = (Vec::new(), Vec::new());
-        let attrs = stele_proof::record::Object::default();
+        let attrs = draft.attrs.as_ref().map(|attrs| stele_proof::record::parse_object(attrs).unwrap());
+        let attrs = attrs.unwrap_or_default();
         let builder = stele_proof::record::RecordBuilder {
-            ts_ms: stele_proof::UnixMillis::new(draft.ts_ms.unwrap_or(7)),
+            ts_ms: UnixMillis::new(draft.ts_ms.unwrap_or(7)),
             writer_id: &draft.writer_id,
             stream: &draft.stream,
             kind: &draft.kind,
-            actor: stele_proof::record::Actor::default(),
-            subject: stele_proof::record::Subject::default(),
+            actor: Actor { anon: true, ..Actor::default() },
+            subject: Subject::default(),
             reason: "ok",
             attrs: &attrs,
             payload: None,
@@ -266,23 +311,47 @@ impl Table {
         if matches!(fault, Some(Fault::WrongHash | Fault::WrongProof)) {
             path[0] = leaf_hash(b"");
         }
-        ProofFile::new(None, LeafIndex::new(index), path, self.note()).unwrap().to_string()
+        let key = if fault == Some(Fault::Unsigned) { stranger() } else { log_key() };
+        ProofFile::new(None, LeafIndex::new(index), path, self.note_by(&key)).unwrap().to_string()
     }
 
     fn leaf_hashes(&self) -> Vec<Hash> {
         self.leaves.iter().map(|(canonical, _)| leaf_hash(canonical)).collect()
     }
 
+    /// RFC 6962 2.1.2, word for word.
+    fn consistency(leaves: &[Hash], old: usize, whole: bool) -> Vec<Hash> {
+        if old == leaves.len() {
+            return if whole { Vec::new() } else { vec![Self::root(leaves)] };
+        }
+        let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+        let (mut proof, sibling) = match old.checked_sub(left.len()) {
+            None | Some(0) => (Self::consistency(left, old, whole), right),
+            Some(old) => (Self::consistency(right, old, false), left),
+        };
+        proof.push(Self::root(sibling));
+        proof
+    }
+
     pub(crate) fn note(&self) -> String {
+        self.note_by(&log_key())
+    }
+
+    fn note_by(&self, key: &SigningKey) -> String {
         let leaves = self.leaf_hashes();
         let size = TreeSize::new(u64::try_from(leaves.len()).unwrap());
         let checkpoint = Checkpoint { origin: Origin::new(LOG).unwrap(), size, root: Self::root(&leaves) };
-        sign(&checkpoint.to_string(), &[&log_key()]).unwrap()
+        sign(&checkpoint.to_string(), &[key]).unwrap()
     }
 }
 
 pub(crate) fn log_key() -> SigningKey {
     SigningKey::from_seed(KeyName::new(LOG).unwrap(), KeyKind::Ed25519, [7; 32])
+}
+
+/// A key of the same name that no policy knows.
+fn stranger() -> SigningKey {
+    SigningKey::from_seed(KeyName::new(LOG).unwrap(), KeyKind::Ed25519, [9; 32])
 }
 
 /// Believes the log's own signature.
@@ -295,6 +364,48 @@ pub(crate) fn strict_policy() -> Policy {
     let witness = SigningKey::from_seed(KeyName::new("w").unwrap(), KeyKind::CosignatureEd25519, [8; 32]);
     let (log, witness) = (log_key().verifier_key().to_string(), witness.verifier_key().to_string());
     Policy::parse(format!("log {log}\nwitness w {witness}\nquorum w\n").as_bytes()).unwrap()
+}
+
+/// A record as good as this one: canonical, and with a hash of its own.
+fn other(canonical: &[u8]) -> Bytes {
+    let text = std::str::from_utf8(canonical).unwrap();
+    let other = text.replacen("\"reason\":\"ok\"", "\"reason\":\"no\"", 1);
+    assert_ne!(text, other);
+    Record::parse(other.as_bytes()).unwrap();
+    other.into()
+}
+
+/// A message for each record of a range, with the faults that are due; one is due behind the last record, too.
+fn pieces(
+    node: &mut Node,
+    leaves: Vec<(Bytes, Option<v1::Payload>)>,
+    request: &v1::ReadRequest,
+) -> Vec<Result<v1::ReadResponse, Status>> {
+    let mut out = Vec::new();
+    let size = u64::try_from(leaves.len()).unwrap();
+    for (index, (canonical, payload)) in (0..).zip(leaves) {
+        if index < request.start || request.end.is_some_and(|end| index >= end) {
+            continue;
+        }
+        let payload = payload.filter(|_| request.with_payload);
+        let mut record = v1::Record { index, canonical, payload };
+        match node.faults.remove(&(READ + index)) {
+            Some(Fault::CutBefore) => {
+                out.push(Err(Status::unavailable("cut by script")));
+                return out;
+            }
+            Some(Fault::OldIndex) => record.index = 0,
+            Some(Fault::WrongHash) => record.canonical = Bytes::from_static(b"{}"),
+            Some(Fault::OtherRecord) => record.canonical = other(&record.canonical),
+            Some(_) => record.payload = Some(v1::Payload { salt: vec![0; 32].into(), bytes: Bytes::new() }),
+            None => {}
+        }
+        out.push(Ok(v1::ReadResponse { records: vec![record] }));
+    }
+    if let Some(Fault::CutBefore) = node.faults.remove(&(READ + size)) {
+        out.push(Err(Status::unavailable("cut by script")));
+    }
+    out
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -330,6 +441,12 @@ impl FakeServer {
                     match fault {
                         Fault::WrongHash => receipt.self_hash = Bytes::from_static(&[1; 32]),
                         Fault::OldIndex => receipt.index = 0,
+                        Fault::OtherRecord => {
+                            let finished = receipt.finished.as_mut().unwrap();
+                            finished.record = other(&finished.record);
+                            let hash = Record::parse(&finished.record).unwrap().self_hash();
+                            receipt.self_hash = Bytes::copy_from_slice(hash.as_bytes());
+                        }
                         _ => {}
                     }
                 }
@@ -414,38 +531,35 @@ impl Log for FakeServer {
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let mut node = self.node.lock().unwrap();
-        let mut out: Vec<Result<v1::ReadResponse, Status>> = Vec::new();
-        for (at, (canonical, payload)) in self.table.lock().unwrap().leaves.iter().enumerate() {
-            let index = u64::try_from(at).unwrap();
-            if index < request.start || request.end.is_some_and(|end| index >= end) {
-                continue;
-            }
-            let payload = payload.clone().filter(|_| request.with_payload);
-            let mut record = v1::Record { index, canonical: canonical.clone(), payload };
-            match node.faults.remove(&(READ + index)) {
-                Some(Fault::CutBefore) => {
-                    out.push(Err(Status::unavailable("cut by script")));
-                    break;
-                }
-                Some(Fault::OldIndex) => record.index = 0,
-                Some(Fault::WrongHash) => record.canonical = Bytes::from_static(b"{}"),
-                Some(_) => record.payload = Some(v1::Payload { salt: vec![0; 32].into(), bytes: Bytes::new() }),
-                None => {}
-            }
-            out.push(Ok(v1::ReadResponse { records: vec![record] }));
+        let mut leaves = self.table.lock().unwrap().leaves.clone();
+        if let Some((has, reads)) = node.lags {
+            leaves.truncate(usize::try_from(has).unwrap());
+            node.lags = reads.checked_sub(1).map(|reads| (has, reads));
         }
-        Ok(Response::new(Box::pin(stream::iter(out))))
+        let size = u64::try_from(leaves.len()).unwrap();
+        if request.start > size || (request.start == size && request.end != Some(size)) {
+            return Err(Status::not_found("there is no such record"));
+        }
+        Ok(Response::new(Box::pin(stream::iter(pieces(&mut node, leaves, &request)))))
     }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let v1::TailRequest { log, from, with_payload } = request.into_inner();
         let request = v1::ReadRequest { log, start: from, with_payload, ..v1::ReadRequest::default() };
-        self.read(Request::new(request)).await
+        let leaves = self.table.lock().unwrap().leaves.clone();
+        Ok(Response::new(Box::pin(stream::iter(pieces(&mut self.node.lock().unwrap(), leaves, &request)))))
     }
 
     async fn prove(&self, request: Request<v1::ProveRequest>) -> Result<Response<v1::ProveResponse>, Status> {
         let (request, table) = (request.into_inner(), self.table.lock().unwrap());
-        let fault = self.node.lock().unwrap().faults.remove(&(PROVE + request.index));
+        let fault = {
+            let mut node = self.node.lock().unwrap();
+            node.proofs += 1;
+            node.faults.remove(&(PROVE + request.index))
+        };
+        if fault == Some(Fault::NotThere) {
+            return Err(Status::not_found("not there yet"));
+        }
         let index = usize::try_from(request.index).unwrap();
         let Some((record, _)) = table.leaves.get(index) else { return Err(Status::not_found("beyond the end")) };
         let proof = table.proof(request.index, fault);
@@ -454,13 +568,22 @@ impl Log for FakeServer {
 
     async fn consistency(
         &self,
-        _: Request<v1::ConsistencyRequest>,
+        request: Request<v1::ConsistencyRequest>,
     ) -> Result<Response<v1::ConsistencyResponse>, Status> {
-        Err(Status::unimplemented("not by the fake"))
+        let v1::ConsistencyRequest { old, new, .. } = request.into_inner();
+        let leaves = self.table.lock().unwrap().leaf_hashes();
+        let (old, new) = (usize::try_from(old).unwrap(), usize::try_from(new).unwrap());
+        assert!(1 <= old && old <= new, "{old} to {new}");
+        let Some(leaves) = leaves.get(..new) else { return Err(Status::not_found("beyond the end")) };
+        let hashes = Table::consistency(leaves, old, true);
+        let hashes = hashes.iter().map(|hash| Bytes::copy_from_slice(hash.as_bytes())).collect();
+        Ok(Response::new(v1::ConsistencyResponse { hashes }))
     }
 
     async fn checkpoint(&self, _: Request<v1::CheckpointRequest>) -> Result<Response<v1::CheckpointResponse>, Status> {
-        Ok(Response::new(v1::CheckpointResponse { note: self.table.lock().unwrap().note() }))
+        let table = self.table.lock().unwrap();
+        let note = table.shown.clone().unwrap_or_else(|| table.note());
+        Ok(Response::new(v1::CheckpointResponse { note }))
     }
 
     async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {

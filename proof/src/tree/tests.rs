@@ -229,6 +229,24 @@ fn every_inclusion_proof_verifies_and_no_forgery_does() {
 }
 
 #[test]
+fn every_inclusion_proof_holds_the_tree_before_its_leaf_and_no_forgery_does() {
+    let stored = Stored::new(EXHAUSTIVE);
+    for count in 1..=EXHAUSTIVE {
+        let root = stored.root(count);
+        let mut before = CompactRange::new();
+        for at in 0..count {
+            let proof = prove_inclusion(index(at), size(count), &stored).unwrap();
+            let leaf = stored.leaf(at);
+            let prefix = |leaf: &Hash, proof: &[Hash]| verify_prefix(leaf, index(at), size(count), proof, root);
+            assert_eq!(prefix(leaf, &proof).as_ref(), Ok(&before), "leaf {at} of {count}");
+            assert!(forgeries(&proof, at + count).iter().all(|forged| prefix(leaf, forged).is_err()));
+            assert!(prefix(&flipped(leaf), &proof).is_err());
+            before.append(*leaf);
+        }
+    }
+}
+
+#[test]
 fn every_consistency_proof_verifies_and_no_forgery_does() {
     let stored = Stored::new(EXHAUSTIVE);
     for new in 1..=EXHAUSTIVE {
@@ -345,6 +363,8 @@ fn the_largest_trees_are_proved_and_verified() {
             assert_eq!(verify(&proof), Ok(()), "leaf {at} of {new}");
             assert!(verify(&[&proof[..], &[leaf]].concat()).is_err());
             assert!(proof.is_empty() || verify(&proof[1..]).is_err());
+            let before = verify_prefix(&leaf, index(at), size(new), &proof, &new_root).unwrap();
+            assert_eq!((before.size(), before.root()), (size(at), root_at(size(at), &reader).unwrap()));
         }
         for old in sizes.into_iter().filter(|old| *old <= new) {
             let old_root = root_at(size(old), &reader).unwrap();

@@ -3,7 +3,7 @@
 use crate::number::{LeafIndex, TreeSize};
 
 use super::path::Path;
-use super::{Hash, node_hash};
+use super::{CompactRange, Hash, node_hash};
 
 /// Why a proof proves nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -86,6 +86,33 @@ pub fn verify_inclusion(
         hash = node_hash(sibling, &hash);
     }
     check_root(root, hash)
+}
+
+/// Checks as [`verify_inclusion`], and answers the tree of everything before the leaf.
+///
+/// The left-hand hashes of the proof are the peaks of that tree: at each level where the way up comes from the right,
+/// one, down to the smallest. So whoever hashes a row of leaves needs one proof for all of it: that of the last, with
+/// which the tree of those before must agree.
+///
+/// # Errors
+///
+/// [`ProofError`]; nothing is proved then.
+pub fn verify_prefix(
+    leaf: &Hash,
+    index: LeafIndex,
+    size: TreeSize,
+    proof: &[Hash],
+    root: &Hash,
+) -> Result<CompactRange, ProofError> {
+    verify_inclusion(leaf, index, size, proof, root)?;
+    let (inner, border) = proof.split_at(Path::new(0, index.get(), size).inner());
+    let from_right = |level: usize| (index.get() >> level) & 1 == 1;
+    let inner = inner.iter().enumerate().filter(|(level, _)| from_right(*level)).map(|(_, hash)| hash);
+    let mut peaks: Vec<Hash> = inner.chain(border).copied().collect();
+    peaks.reverse();
+    let before = TreeSize::new(index.get());
+    Ok(CompactRange::from_peaks(before, peaks)
+        .expect("the way up comes from the right once for each 1 bit of the index"))
 }
 
 /// Checks that the old tree is a prefix of the new one (RFC 6962 2.1.2, RFC 9162 2.1.4.2).

@@ -40,7 +40,8 @@ async fn a_node_that_somebody_still_looks_at_stops_cleanly() {
     for (node, replica) in (1..=3).zip(looks) {
         assert!(sites.hard_state(node).clean.is_some(), "node {node}");
         let mut replica = replica.lock();
-        assert_eq!(replica.visible().tail, replica.store().tail());
+        let shown = replica.visible().tail;
+        assert_eq!(shown, replica.store().tail());
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::records::{Draft, filler_source};
 use super::sites::{Bench, SitesArguments};
 use crate::append::AckArgument;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::remote::{append, block_on};
 use crate::stream::Streams;
 
@@ -39,7 +39,7 @@ With --sites the command makes its own sites in the current directory (which sho
 them. One second of warm-up is not counted. The last line of --json has records_per_second, p50_ms, p99_ms, max_ms,
 acked, proven (of those, with a proof that holds), proof_pending (where proofs were asked for, those without),
 errors (records without a receipt) and busy (those among them that were refused because of a full queue; what
-the client tried again with success is in neither).
+the client tried again with success is in neither). A run in which nothing was acknowledged ends with exit code 1.
 
 Examples:
   stele bench append --sites 3 --in-flight 256 --seconds 8 --json
@@ -257,6 +257,8 @@ struct Measured {
     proven: u64,
     errors: u64,
     busy: u64,
+    /// What went wrong last.
+    last: Option<AppendError>,
 }
 
 impl Measured {
@@ -269,6 +271,7 @@ impl Measured {
         if matches!(error, AppendError::Refused(refused) if refused.code == RefusalCode::Busy) {
             self.busy += 1;
         }
+        self.last = Some(error.clone());
     }
 
     /// The time within which so many of a thousand were acknowledged, in milliseconds; sorted before.
@@ -277,7 +280,26 @@ impl Measured {
         f64::from(self.micros.get(at).copied().unwrap_or_default()) / 1000.0
     }
 
-    fn print(mut self, arguments: &Arguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    fn print(self, arguments: &Arguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
+        let none = self.micros.is_empty().then(|| self.nothing());
+        self.print_all(arguments, streams)?;
+        none.map_or(Ok(()), Err)
+    }
+
+    /// Why a run without a record that was acknowledged has failed; what went wrong last, where that is known.
+    fn nothing(&self) -> Failure {
+        let why = match &self.last {
+            Some(error) => format!(
+                "no record was acknowledged while it was measured; {} failed, the last because: {error}",
+                self.errors
+            ),
+            None => "no record was acknowledged while it was measured: each took longer than that, give more --seconds"
+                .to_owned(),
+        };
+        Failure::new(Exit::Failed, anyhow!(why))
+    }
+
+    fn print_all(mut self, arguments: &Arguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
         self.micros.sort_unstable();
         let acked = u32::try_from(self.micros.len()).unwrap_or(u32::MAX);
         let rate = f64::from(acked) / self.seconds;
