@@ -248,12 +248,7 @@ fn proves(three: &Three, index: u64) {
     let (index, policy) = (index.to_string(), three.log(2).join("policy"));
     let (proof, record, policy) = (three.at("proof"), three.at("record"), policy.to_str().unwrap());
     let own = three.endpoint(&[4]);
-    let proved = stele(&["prove", "--endpoint", &own, "--policy", policy, &index, "-o", &proof]);
-    if proved.errors.contains("is not the one that the log") {
-        println!("skipped: a node that the policy does not name asks nobody else to sign");
-        return;
-    }
-    proved.output();
+    stele(&["prove", "--endpoint", &own, "--policy", policy, &index, "-o", &proof]).output();
     let finished = stele(&["read", "--endpoint", &own, &index]).output();
     std::io::Write::write_all(&mut File::create(&record).unwrap(), finished.as_bytes()).unwrap();
     stele(&["verify", "proof", &proof, "--record", &record, "--policy", policy]).output();
