@@ -21,17 +21,21 @@ fn words_command(words: &[&str]) -> Command {
 }
 
 /// Kills a process that another one started, with the test.
-struct Detached(u32);
+pub(crate) struct Detached(u32);
 
 impl Detached {
     /// The process that `cluster join` says it started.
-    fn named_in(output: &str) -> Self {
+    pub(crate) fn named_in(output: &str) -> Self {
         let (_, rest) = output.split_once("process ").unwrap_or_else(|| panic!("{output}"));
         let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
         Self(number.parse().unwrap())
     }
 
-    fn is_there(&self) -> bool {
+    pub(crate) fn process(&self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
         // One that has ended is a zombie until this process, to which it fell, waits for it; nobody does.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
