@@ -241,7 +241,11 @@ fn a_node_joins_by_one_command_and_replaces_one_that_was_killed() {
     signal(joined.0, "TERM");
     until("it stops", || !joined.is_there());
     let said = std::fs::read_to_string(three.node(4).join("steled.log")).unwrap();
-    assert_eq!(said.matches("joined after the log was made").count(), 1, "what its copy counts for is said once: {said}");
+    assert_eq!(
+        said.matches("joined after the log was made").count(),
+        1,
+        "what its copy counts for is said once: {said}"
+    );
     verify(&three.log(4));
     assert_eq!(check_all_there(&three.log(4), &acknowledged), all);
     let vote = std::fs::metadata(three.log(4).join("joining"));
