@@ -54,11 +54,11 @@ impl NodeKeys {
         })
     }
 
-    /// Whether they are the keys that the log was born with.
+    /// Whether they are the keys that the log was born with; the keys of a node that joined later are in no policy yet.
     ///
     /// # Errors
     /// [`LogError::File`] naming the one that is another's: nobody would accept what it signs.
-    fn check(&self, genesis: &Genesis) -> Result<(), LogError> {
+    fn check(&self, genesis: &Genesis) -> Result<Known, LogError> {
         let wrong = |file: &str, key: &SigningKey| {
             let why = format!(
                 "the key {} is not the one that the log {} was made with; put the log's own key back",
@@ -67,15 +67,30 @@ impl NodeKeys {
             );
             LogError::File { file: file.to_owned(), why }
         };
-        if !genesis.log_keys.contains(&self.log.verifier_key().to_string()) {
+        let policy = Policy::parse(genesis.policy.as_bytes()).map_err(|error| in_genesis(&error))?;
+        let log_key = genesis.log_keys.contains(&self.log.verifier_key().to_string());
+        let own = self.cosigner.verifier_key();
+        // A cosigner's name says which node it is.
+        if !log_key && policy.witnesses().all(|witness| witness.key().name() != own.name()) {
+            return Ok(Known::Later);
+        }
+        if !log_key {
             return Err(wrong("keys/log", &self.log));
         }
-        let policy = Policy::parse(genesis.policy.as_bytes()).map_err(|error| in_genesis(&error))?;
-        if policy.witnesses().all(|witness| witness.key() != self.cosigner.verifier_key()) {
+        if policy.witnesses().all(|witness| witness.key() != own) {
             return Err(wrong("keys/cosigner", &self.cosigner));
         }
-        Ok(())
+        Ok(Known::FromBirth)
     }
+}
+
+/// Since when a log knows the keys of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    /// They stand in its genesis record.
+    FromBirth,
+    /// Its node joined later; its policy does not name them.
+    Later,
 }
 
 fn in_genesis(error: &dyn Display) -> LogError {
@@ -118,12 +133,30 @@ impl CheckpointSigner {
     /// # Errors
     /// [`LogError::File`] for the keys, [`LogError::Generation`] for the state.
     pub fn open(environment: &Environment, directory: &LogDirectory, genesis: &Genesis) -> Result<Self, LogError> {
+        Self::open_if_known(environment, directory, genesis)?.ok_or_else(|| {
+            let why = "this node joined later than the log was made: its policy does not name these keys".to_owned();
+            LogError::File { file: "keys/cosigner".to_owned(), why }
+        })
+    }
+
+    /// As [`CheckpointSigner::open`]; `None` where the keys are those of a node that joined later, which the policy of
+    /// the log does not name: what they sign counts for nobody.
+    ///
+    /// # Errors
+    /// As [`CheckpointSigner::open`].
+    pub fn open_if_known(
+        environment: &Environment,
+        directory: &LogDirectory,
+        genesis: &Genesis,
+    ) -> Result<Option<Self>, LogError> {
         let disk = environment.disk.as_ref();
         let origin = Origin::new(&genesis.origin).map_err(|error| in_genesis(&error))?;
         let keys = NodeKeys::load(disk, directory)?;
-        keys.check(genesis)?;
+        if keys.check(genesis)? == Known::Later {
+            return Ok(None);
+        }
         let state = SigningStateFile::open(disk, &directory.signing_state())?;
-        Ok(Self { keys, origin, state, clock: Arc::clone(&environment.clock) })
+        Ok(Some(Self { keys, origin, state, clock: Arc::clone(&environment.clock) }))
     }
 
     /// The head that was signed last.

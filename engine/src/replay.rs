@@ -28,6 +28,9 @@ use crate::reserved::{self, SegmentSealed};
 use crate::segment::SegmentFile;
 use crate::state::{self, State, StateKeeper};
 
+/// Segments that a copy has sealed last, whose seal records count as not compared yet where they are read again: nothing
+/// on disk says whether they were, and a record that stands in the last sealed segment is about the one before it.
+const LOOKED_AT_AGAIN: u64 = 2;
 /// Bytes that are read at a time in search of the last frame.
 const LOOK_BYTES: u64 = 1 << 17;
 
@@ -94,7 +97,7 @@ pub(crate) struct Applied {
     /// Of a copy that follows others, the first segment that was not sealed here when it was opened: its seal record
     /// may be there already.
     unsealed: Option<SegmentNumber>,
-    /// What seal records say of segments from `unsealed` on.
+    /// What seal records say of segments from `unsealed` on, and of [`LOOKED_AT_AGAIN`] before it.
     pub(crate) told: BTreeMap<SegmentNumber, SegmentSealed>,
     /// Where the segments began that have no seal record as far as is known, or are not sealed here, the open one last,
     /// and what the log added up to there.
@@ -306,9 +309,9 @@ impl Applied {
         Ok(())
     }
 
-    /// Whether a record is the seal record of a segment that is not sealed here.
+    /// Whether a record is the seal record of a segment that is not sealed here, or was sealed last.
     fn seals_unsealed(&self, record: &Record<'_>) -> bool {
-        self.unsealed.is_some_and(|unsealed| record.seq() > unsealed.get())
+        self.unsealed.is_some_and(|unsealed| record.seq() > unsealed.get().saturating_sub(LOOKED_AT_AGAIN))
             && record.stream().escaped() == reserved::SEGMENTS_STREAM
             && record.writer_id().escaped() == reserved::WRITER
     }

@@ -6,7 +6,8 @@
 //!
 //! I-REPLICA-1: applied <= committed; what is visible is never beyond min(applied, durable here).
 //! I-REPLICA-2: a segment is sealed here only once its last frame is applied, so no truncation reaches it.
-//! I-REPLICA-3: a seal record says what sealing found here, or this copy stops.
+//! I-REPLICA-3: a seal record says what sealing found here, or this copy stops. What was sealed last is compared again
+//! after each start, as far as opening reads its record.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -59,7 +60,7 @@ pub struct Replica {
     sealer: Sealer,
     /// What sealing found here, of segments whose seal record is not applied yet.
     found: BTreeMap<SegmentNumber, SegmentSealed>,
-    /// What seal records say of segments that are not sealed here yet.
+    /// What seal records say of segments that are not sealed here yet, or are being looked at again.
     told: BTreeMap<SegmentNumber, SegmentSealed>,
     /// Applied entries that are not durable here, as far as is known, with what the log added up to behind each.
     unconfirmed: VecDeque<Visible>,
@@ -167,6 +168,10 @@ impl Replica {
             tree: state.tree,
             _lock: lock,
         };
+        // Those that were sealed last may not have been compared, or were and differ, and this is another start.
+        for told in replica.told.range(..inventory.sealed).map(|(_, told)| told.clone()).collect::<Vec<_>>() {
+            replica.sealer.look_again(told);
+        }
         // Ended segments that are not sealed here, or have no seal record, are sealed, oldest first.
         for (next, _) in state.starts {
             let end = SegmentEnd { tail: next.tail, root: next.tree.root() };
@@ -174,6 +179,11 @@ impl Replica {
         }
         let applied = replica.tail.next_index;
         Ok(Opened { replica, hard_state, applied, membership, torn: recovered.cut })
+    }
+
+    /// Segments that are being sealed, or looked at again.
+    pub const fn sealing(&self) -> usize {
+        self.sealer.waiting()
     }
 
     /// The segment store, which consensus appends to.

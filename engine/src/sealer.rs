@@ -9,12 +9,13 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use crate::directory::LogDirectory;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Access, Disk, DiskError};
 use crate::environment::{Environment, Workers};
 use crate::error::{LogError, Poisoned};
 use crate::read_back::SegmentStart;
 use crate::reserved::SegmentSealed;
-use crate::seal::{SegmentEnd, seal_segment};
+use crate::seal::{SegmentEnd, digest_of, seal_segment};
+use crate::segment::SegmentFile;
 use crate::state::StateKeeper;
 use crate::store::StoreProgress;
 
@@ -40,9 +41,11 @@ enum Seat {
     },
 }
 
-struct Job {
-    start: SegmentStart,
-    end: SegmentEnd,
+enum Job {
+    /// Seals a segment that ended.
+    Seal { start: Box<SegmentStart>, end: SegmentEnd },
+    /// Looks at a segment again that is sealed here, and of which this is told.
+    Look(Box<SegmentSealed>),
 }
 
 /// What sealing needs, and what the log added up to at the last sealed segment.
@@ -55,10 +58,23 @@ struct Sealing {
 
 impl Sealing {
     /// What keeps a segment from being sealed keeps the log from going on: a failed flush is final.
-    fn seal(&mut self, job: &Job) -> Result<SegmentSealed, LogError> {
-        self.progress.wait_ended(job.start.tail.segment)?;
-        seal_segment(self.disk.as_ref(), &self.directory, &job.start, &job.end, &mut self.keeper)
-            .inspect_err(|error| self.progress.poison(error))
+    fn work(&mut self, job: &Job) -> Result<SegmentSealed, LogError> {
+        let done = match job {
+            Job::Seal { start, end } => {
+                self.progress.wait_ended(start.tail.segment)?;
+                seal_segment(self.disk.as_ref(), &self.directory, start, end, &mut self.keeper)
+            }
+            Job::Look(told) => self.look(told),
+        };
+        done.inspect_err(|error| self.progress.poison(error))
+    }
+
+    /// What the file of a sealed segment says, as far as a seal record tells of the file.
+    fn look(&self, told: &SegmentSealed) -> Result<SegmentSealed, LogError> {
+        let path = self.directory.segment_file(SegmentFile::Frames(told.segment));
+        let file = self.disk.open(&path, Access::Read)?;
+        let (file_bytes, file_digest) = (file.status()?.len, digest_of(file.as_ref())?);
+        Ok(SegmentSealed { file_bytes, file_digest, ..told.clone() })
     }
 }
 
@@ -86,8 +102,16 @@ impl Sealer {
 
     /// Hands over a segment whose last frame has been appended.
     pub(crate) fn submit(&mut self, start: SegmentStart, end: SegmentEnd) {
+        self.hand_over(Job::Seal { start: Box::new(start), end });
+    }
+
+    /// Hands over a segment that is sealed here, with its seal record; what its file says is answered in its turn.
+    pub(crate) fn look_again(&mut self, told: SegmentSealed) {
+        self.hand_over(Job::Look(Box::new(told)));
+    }
+
+    fn hand_over(&mut self, job: Job) {
         self.waiting += 1;
-        let job = Job { start, end };
         match &mut self.seat {
             // A thread that is gone sends no answer either: `wait_next` tells.
             Seat::Thread { jobs: Some(jobs), .. } => drop(jobs.send(job)),
@@ -110,7 +134,7 @@ impl Sealer {
         if let Seat::Inline { sealing, jobs, done } = &mut self.seat
             && let Some(job) = jobs.pop_front()
         {
-            let result = sealing.seal(&job);
+            let result = sealing.work(&job);
             if result.is_err() {
                 jobs.clear();
             }
@@ -177,7 +201,7 @@ fn spawn(mut sealing: Sealing) -> Result<Seat, DiskError> {
         // Sealing can wait and appending cannot. Where the system will not have it, it is as urgent as all else.
         let _refused = rustix::process::setpriority_process(None, NICENESS);
         for job in todo {
-            let result = sealing.seal(&job);
+            let result = sealing.work(&job);
             let failed = result.is_err();
             // Where nobody waits any more, the log was dropped, and sealing resumes when it is opened.
             if report.send(result).is_err() || failed {

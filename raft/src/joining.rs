@@ -36,7 +36,7 @@ use crate::peer::client::SegmentClient;
 
 mod board;
 mod fetch;
-mod pace;
+pub(crate) mod pace;
 mod vouching;
 
 use board::{Board, Step};

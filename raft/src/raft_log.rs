@@ -3,6 +3,9 @@
 //! Votes, appends and truncations go through the store's one queue, so they reach the disk in the order in which
 //! openraft gave them. An entry can be read as soon as [`RaftLogStorage::append`] returns; openraft is told that
 //! it is durable by the store's writer, after the flush. `purge` is refused: entries are the audit log.
+//!
+//! What is read from files for followers that are far behind is bounded in bytes a second, all of them together, so that
+//! those who write are not held up; but a follower that would not come nearer so is not held up either ([`Gain`]).
 
 use std::fmt::Debug;
 use std::io;
@@ -20,6 +23,7 @@ use stele_engine::store::SegmentStore;
 use tokio::sync::oneshot;
 
 use crate::entry::{Entry, LogId, TypeConfig, Vote, log_id};
+use crate::joining::pace::Pace;
 use crate::stored::StoredEntries;
 
 /// Bytes of durable entries that stay in memory, to be sent to followers that are a little behind.
@@ -27,10 +31,35 @@ pub const RECENT_BYTES: usize = 32 << 20;
 /// About how many bytes of entries are read at a time for a follower that is far behind.
 pub const READ_BYTES: usize = 2 << 20;
 
+/// Bytes a second that are read from files for followers: as many as a node that joins copies if nothing else is said.
+pub const CATCH_UP_RATE: u64 = 64 << 20;
+
 /// openraft's log storage, and its readers: they share the store.
-#[derive(Clone)]
 pub struct RaftLog {
     shared: Arc<Shared>,
+    /// Of the follower that this one reads for.
+    gain: Gain,
+}
+
+impl Clone for RaftLog {
+    /// Another reader, for whomever.
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), gain: Gain::default() }
+    }
+}
+
+/// Whether a follower comes nearer to the end of the log.
+#[derive(Clone, Copy, Default, Debug)]
+struct Gain {
+    /// How many entries it lacked when it was last looked at.
+    lacked: Option<u64>,
+}
+
+impl Gain {
+    /// Whether it lacks fewer than the last time.
+    fn is_made(&mut self, lacks: u64) -> bool {
+        self.lacked.replace(lacks).is_none_or(|lacked| lacks < lacked)
+    }
 }
 
 struct Shared {
@@ -39,6 +68,7 @@ struct Shared {
     vote: Arc<Mutex<Option<Vote>>>,
     committed: Mutex<Option<LogId>>,
     stored: StoredEntries,
+    pace: Pace,
 }
 
 impl RaftLog {
@@ -59,8 +89,14 @@ impl RaftLog {
                 vote.committed,
             )
         });
-        let shared = Shared { store, vote: Arc::new(Mutex::new(vote)), committed: Mutex::new(None), stored };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            store,
+            vote: Arc::new(Mutex::new(vote)),
+            committed: Mutex::new(None),
+            stored,
+            pace: Pace::new(CATCH_UP_RATE),
+        };
+        Self { shared: Arc::new(shared), gain: Gain::default() }
     }
 
     /// Tells, also when this is gone, the term of the last durable vote and one past the last durable entry: what
@@ -136,7 +172,16 @@ impl RaftLogReader<TypeConfig> for RaftLog {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, READ_BYTES).await
+        if self.shared.store.recent_entry(RaftIndex::new(start)).is_some() {
+            return self.read(start, end, READ_BYTES).await;
+        }
+        let lacks = self.shared.store.tail().next_index.get().saturating_sub(start);
+        let entries = self.read(start, end, READ_BYTES).await?;
+        if self.gain.is_made(lacks) {
+            let bytes: usize = entries.iter().map(|entry| entry.payload.body.len() + entry.payload.slots.len()).sum();
+            self.shared.pace.take(bytes as u64).await;
+        }
+        Ok(entries)
     }
 }
 
@@ -216,4 +261,16 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
 /// Locks a mutex whose holders never leave it half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_no_nearer_is_told_from_who_does() {
+        let mut gain = Gain::default();
+        let told = [900, 800, 800, 810, 700, 0].map(|lacks| gain.is_made(lacks));
+        assert_eq!(told, [true, true, false, false, true, true]);
+    }
 }

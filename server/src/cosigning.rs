@@ -48,8 +48,11 @@ pub use members::{Members, OwnCopy};
 
 /// Answers of other nodes that wait to be looked at.
 const MAX_ANSWERS: usize = 64;
-/// Before a node that did not answer is asked again.
+/// From one question to the next to a node that could not answer, longer after each time; before one is asked again that
+/// has not as much.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Where that ends.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A checkpoint with its signatures.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -218,9 +221,14 @@ impl Cosigning {
         lock(&self.partial).clone().filter(|partial| partial.size >= size)
     }
 
-    /// The largest size at which a node was seen to have the root of this one.
+    /// The largest size at which a node was seen to have the root of this one, since this one was started.
     pub fn agreed(&self, node: NodeId) -> Option<TreeSize> {
         lock(&self.agreed).get(&node).copied()
+    }
+
+    /// The size of the newest checkpoint that meets the policy, the root of which is that of this node.
+    pub fn complete(&self) -> Option<TreeSize> {
+        self.complete.borrow().as_ref().map(|newest| newest.size)
     }
 
     /// Makes checkpoints until told to stop.
@@ -411,9 +419,17 @@ impl Cosigning {
                 let SignedHead { size, root: now } = assembly.head();
                 tracing::error!(%size, ?now, signed = ?root, "this node signed another root for this size: its log was changed");
             }
+            Ok(Signing::Same) => self.parts.counters.unsigned(),
             Ok(Signing::NotYet) => {}
             Err(error) => tracing::warn!(%error, "this node does not sign"),
         }
+    }
+
+    /// A node has the root of this one.
+    fn agree(&self, node: NodeId, size: TreeSize) {
+        let mut agreed = lock(&self.agreed);
+        let agreed = agreed.entry(node).or_insert(size);
+        *agreed = size.max(*agreed);
     }
 
     /// What another node said.
@@ -467,9 +483,7 @@ impl Cosigning {
         match &answered.said {
             Ok(Cosigned::Signed(lines)) => match assembly.add(lines) {
                 Ok(new) => {
-                    let mut agreed = lock(&self.agreed);
-                    let agreed = agreed.entry(node).or_insert(size);
-                    *agreed = size.max(*agreed);
+                    self.agree(node, size);
                     return new;
                 }
                 Err(error) => {
@@ -477,6 +491,7 @@ impl Cosigning {
                     tracing::warn!(%error, node = node.get(), "a node sent a signature that does not hold");
                 }
             },
+            Ok(Cosigned::Same) => self.agree(node, size),
             Ok(Cosigned::Differs(root)) => {
                 self.parts.counters.distrusted(Distrust::OtherRoot);
                 let here = answered.head.root;
@@ -535,7 +550,15 @@ impl Cosigning {
         let root = if head.size <= now { self.parts.copy.root_at(head.size).await } else { None };
         let signing = self.parts.signer.sign(&log.genesis, head, Shown { visible: now, root }).await;
         match signing {
-            Ok(Signing::Signed(signed)) => Ok(Cosigned::Signed(lines(&signed))),
+            Ok(Signing::Signed(signed)) => {
+                self.agree(from, head.size);
+                Ok(Cosigned::Signed(lines(&signed)))
+            }
+            Ok(Signing::Same) => {
+                self.parts.counters.unsigned();
+                self.agree(from, head.size);
+                Ok(Cosigned::Same)
+            }
             Ok(Signing::NotYet) => Ok(Cosigned::NotYet(now)),
             Ok(Signing::Passed(size)) => {
                 let newest = self.complete.borrow().clone();
@@ -581,16 +604,25 @@ async fn ask_one(
     mut target: watch::Receiver<Option<Target>>,
     answers: mpsc::Sender<Answered>,
 ) {
+    let mut pause = PAUSE;
     loop {
         let shown = *target.borrow_and_update();
         let wait = shown.map(|shown| (shown.head, shown.until.saturating_duration_since(Instant::now())));
         if let Some((head, wait)) = wait.filter(|(_, wait)| wait.as_millis() > 0) {
+            let began = Instant::now();
             let said = others.ask(node, CosignRequest { head, wait: wait.min(MAX_COSIGN_WAIT) }).await;
-            let again = matches!(said, Err(_) | Ok(Cosigned::NotYet(_)));
+            let (failed, not_yet) = (said.is_err(), matches!(said, Ok(Cosigned::NotYet(_))));
             if answers.send(Answered { node, head, said }).await.is_err() {
                 return;
             }
-            if again {
+            if failed {
+                // Also where there is something newer: under load there always is.
+                sleep_until(began + pause).await;
+                pause = LONGEST_PAUSE.min(2 * pause);
+                continue;
+            }
+            pause = PAUSE;
+            if not_yet {
                 tokio::select! {
                     changed = target.changed() => if changed.is_err() { return },
                     () = sleep(PAUSE) => {}

@@ -38,6 +38,7 @@ pub struct Counters {
     unauthenticated: AtomicU64,
     connections: [AtomicU64; Unwelcome::ALL.len()],
     distrust: [AtomicU64; 2],
+    unsigned: AtomicU64,
 }
 
 impl Counters {
@@ -71,6 +72,11 @@ impl Counters {
         self.distrust[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// This node found its root in a tree head and did not sign it: the policy does not name its keys.
+    pub fn unsigned(&self) {
+        self.unsigned.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything that was counted, with its name.
     pub fn all(&self) -> Vec<(String, u64)> {
         let codes = self.refusals.iter().zip(0..).map(|(counter, code)| {
@@ -78,7 +84,11 @@ impl Counters {
             (name.to_owned(), counter)
         });
         let connections = Unwelcome::ALL.iter().map(|why| format!("CONNECTION_{why:?}")).zip(&self.connections);
-        let calls = [("CALLS_FAILED", &self.calls), ("CALLS_UNAUTHENTICATED", &self.unauthenticated)];
+        let calls = [
+            ("COSIGNING_Unsigned", &self.unsigned),
+            ("CALLS_FAILED", &self.calls),
+            ("CALLS_UNAUTHENTICATED", &self.unauthenticated),
+        ];
         let calls = calls.map(|(name, counter)| (name.to_owned(), counter));
         let distrust = [Distrust::OtherRoot, Distrust::BadSignature];
         let distrust = distrust.iter().map(|why| format!("COSIGNING_{why:?}")).zip(&self.distrust);

@@ -70,6 +70,9 @@ const STARTING: Duration = Duration::from_secs(60);
 /// Bytes of the headers of a call.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
+/// Threads that look for records that are older than what is remembered.
+const LOOKING_THREADS: usize = 1;
+
 /// Why the process ended badly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -306,6 +309,7 @@ impl Running {
             visible,
             lately: Lately::watch(&view, &stopping),
             readers,
+            looks: Readers::start(environment, &config.data_dir, &view, LOOKING_THREADS)?,
             cosigning: Arc::clone(&cosigning),
             cluster: local.cluster,
             view: view.clone(),
@@ -409,7 +413,11 @@ async fn give_away(serving: &Serving) {
 async fn close_readers(serving: &Arc<Serving>) {
     serving.view.close();
     let readers = Arc::clone(serving);
-    if let Err(error) = tokio::task::spawn_blocking(move || readers.readers.stop()).await {
+    let stop = move || {
+        readers.readers.stop();
+        readers.looks.stop();
+    };
+    if let Err(error) = tokio::task::spawn_blocking(stop).await {
         tracing::error!(%error, "the reading threads did not end well");
     }
 }

@@ -51,6 +51,8 @@ pub struct Serving {
     pub lately: Lately,
     /// Reading threads.
     pub readers: Arc<Readers>,
+    /// Looks for records that are older than what is remembered.
+    pub looks: Readers,
     /// Checkpoints.
     pub cosigning: Arc<Cosigning>,
     /// The system.

@@ -4,6 +4,9 @@
 //! root that it computed. [`Standing::judge`] decides that, for what this node asks of itself as for what others ask.
 //! The engine makes durable what is going to be signed before a signature is made (I-SIGNING-1), so sizes never go
 //! back, also not over a restart; one signature is made at a time.
+//!
+//! A node that joined after the log was made is not in the policy of its genesis record: it judges as all others do and
+//! says whether its root is the same, and signs nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use stele_engine::error::LogError;
 use stele_engine::reserved::Genesis;
 use stele_engine::signing_state::{SignedHead, SigningError};
 use stele_proof::TreeSize;
-use stele_proof::tree::Hash;
+use stele_proof::tree::{Hash, empty_root};
 use tokio::sync::Mutex;
 
 /// What this node can say about a size.
@@ -74,6 +77,8 @@ impl Standing {
 pub enum Signing {
     /// Signatures.
     Signed(Box<SignedCheckpoint>),
+    /// No signature, because the policy does not name this node's keys; it would sign.
+    Same,
     /// Not yet.
     NotYet,
     /// A larger tree was signed, of this size.
@@ -93,6 +98,8 @@ enum State {
     /// Keys were not needed yet, or could not be read.
     Closed,
     Open(Box<CheckpointSigner>),
+    /// The policy of the log does not name the keys, and never will: it stands in the first record.
+    Unnamed,
     /// The disk failed under the signing state: what it says there is not known, so nothing more is signed.
     Broken,
 }
@@ -118,16 +125,21 @@ impl Signer {
         let (environment, directory, genesis) = (self.environment.clone(), self.directory.clone(), genesis.clone());
         let signing = move || {
             if matches!(*state, State::Closed) {
-                *state = State::Open(Box::new(CheckpointSigner::open(&environment, &directory, &genesis)?));
+                *state = open(&environment, &directory, &genesis)?;
             }
-            let State::Open(signer) = &mut *state else { return Err(failed("the disk failed under it before")) };
-            let last = signer.last();
+            let last = match &*state {
+                State::Open(signer) => signer.last(),
+                // Nothing was ever signed.
+                State::Unnamed => SignedHead { size: TreeSize::new(0), root: empty_root() },
+                State::Closed | State::Broken => return Err(failed("the disk failed under it before")),
+            };
             match (Standing { shown, last }).judge(&asked) {
                 Verdict::NotYet => return Ok(Signing::NotYet),
                 Verdict::Passed => return Ok(Signing::Passed(last.size)),
                 Verdict::Differs(root) => return Ok(Signing::Differs(root)),
                 Verdict::Sign => {}
             }
+            let State::Open(signer) = &mut *state else { return Ok(Signing::Same) };
             let signed = signer.sign(asked);
             if matches!(signed, Err(LogError::Signing(SigningError::Disk(_)))) {
                 *state = State::Broken;
@@ -136,6 +148,21 @@ impl Signer {
         };
         tokio::task::spawn_blocking(signing).await.unwrap_or_else(|died| Err(failed(&died.to_string())))
     }
+}
+
+/// Reads the keys.
+fn open(environment: &Environment, directory: &LogDirectory, genesis: &Genesis) -> Result<State, LogError> {
+    Ok(match CheckpointSigner::open_if_known(environment, directory, genesis)? {
+        Some(signer) => State::Open(Box::new(signer)),
+        None => {
+            tracing::warn!(
+                "this node joined after the log was made: it holds a copy and votes, but the policy of the log does not \
+                 name its keys, so it signs no checkpoint, and no proof rests on it; that takes a rotation of keys, which \
+                 a later release brings"
+            );
+            State::Unnamed
+        }
+    })
 }
 
 fn failed(why: &str) -> LogError {

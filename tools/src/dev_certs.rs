@@ -46,7 +46,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`]; nothing is overwritten.
 pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    make(environment, &arguments.out, arguments.nodes)?;
+    make(environment, &arguments.out, &vec![None; usize::try_from(arguments.nodes).unwrap_or(usize::MAX)])?;
     let out = arguments.out.display();
     streams.line(format_args!(
         "made {out}: an authority, certificates of {} {}, and one of a client",
@@ -59,11 +59,11 @@ pub fn run(arguments: &Arguments, environment: &Environment, streams: &mut Strea
     streams.line(format_args!("node 1: peer_tls.ca = \"{out}/ca.pem\", peer_tls.cert = \"{out}/node-1.pem\", peer_tls.key = \"{out}/node-1-key.pem\""))
 }
 
-/// Makes the directory and what is in it.
+/// Makes the directory and what is in it: for each node, where it is known, with the host that clients reach it by.
 ///
 /// # Errors
 /// [`Failure`] where there is anything already.
-pub fn make(environment: &Environment, out: &Path, nodes: u64) -> Result<(), Failure> {
+pub fn make(environment: &Environment, out: &Path, nodes: &[Option<&str>]) -> Result<(), Failure> {
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         let why = anyhow!("{} is not empty; name a directory that is new: nothing is overwritten here", out.display());
         return Err(Failure::new(Exit::Failed, why));
@@ -78,9 +78,11 @@ pub fn make(environment: &Environment, out: &Path, nodes: u64) -> Result<(), Fai
     let certificate = authority.self_signed(&authority_key).map_err(cannot)?;
     files.write("ca", &certificate.pem(), &authority_key)?;
     let issuer = Issuer::new(authority, authority_key);
-    for node in 1..=nodes {
+    for (node, host) in (1_u64..).zip(nodes) {
         let name = format!("node-{node}");
-        let names = vec![format!("{name}.stele"), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+        let mut names = vec![format!("{name}.stele"), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+        let host = host.map(|host| host.trim_matches(['[', ']']).to_owned());
+        names.extend(host.filter(|host| !names.contains(host)));
         files.issue(&issuer, &name, parameters(&name, names, year)?)?;
     }
     files.issue(&issuer, "client", parameters("client", vec!["client.stele".into()], year)?)

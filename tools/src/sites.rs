@@ -176,6 +176,7 @@ impl Sites {
                 extra: plan.extra,
                 members: &members,
                 joined: None,
+                access: &[],
             };
             replace(environment.disk.as_ref(), &site.config(), text.to_toml().as_bytes(), Mode::Public)?;
         }

@@ -264,16 +264,40 @@ impl Table {
     /// # Errors
     /// [`TableFault`] where a page is damaged or cannot be read.
     pub fn look_up(&self, wanted: &WantedHash) -> Result<Vec<LeafIndex>, TableFault> {
+        self.look_up_all(std::iter::once(wanted.key), &mut 0)
+    }
+
+    /// The records that may have a hash with one of these keys, which ascend; `pages` grows by one for each page that is
+    /// read, each at most once.
+    ///
+    /// # Errors
+    /// As [`Table::look_up`].
+    pub(crate) fn look_up_all(
+        &self,
+        keys: impl Iterator<Item = u64>,
+        pages: &mut u64,
+    ) -> Result<Vec<LeafIndex>, TableFault> {
         let mut leaves = Vec::new();
-        // Rows of one key may begin in the page before the first one that begins with it.
-        let first = self.fences.partition_point(|(key, _)| *key < wanted.key).saturating_sub(1);
-        for page in first..self.fences.len() {
-            if self.fences[page].0 > wanted.key {
-                break;
+        let mut held: Option<(usize, Vec<u8>)> = None;
+        for wanted in keys {
+            // Rows of one key may begin in the page before the first one that begins with it.
+            let first = self.fences.partition_point(|(key, _)| *key < wanted).saturating_sub(1);
+            for page in first..self.fences.len() {
+                if self.fences[page].0 > wanted {
+                    break;
+                }
+                let rows = match &mut held {
+                    Some((number, rows)) if *number == page => rows,
+                    held => {
+                        *pages += 1;
+                        &mut held.insert((page, self.page(page)?)).1
+                    }
+                };
+                let rows = rows.as_chunks::<ROW_BYTES>().0;
+                let before = rows.partition_point(|row| read_u64(row, 0) < wanted);
+                let same = rows[before..].iter().take_while(|row| read_u64(*row, 0) == wanted);
+                leaves.extend(same.map(|row| LeafIndex::new(self.leaves.first.get() + u64::from(read_u32(row, 8)))));
             }
-            let rows = self.page(page)?;
-            let rows = rows.as_chunks::<ROW_BYTES>().0.iter().filter(|row| read_u64(*row, 0) == wanted.key);
-            leaves.extend(rows.map(|row| LeafIndex::new(self.leaves.first.get() + u64::from(read_u32(row, 8)))));
         }
         Ok(leaves)
     }

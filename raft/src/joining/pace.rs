@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Lets so many bytes pass in a second, whoever wants them.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rate: u64,
     /// When all that was let pass has had its time.
     free: Mutex<Instant>,
@@ -14,12 +14,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `rate` is in bytes a second.
-    pub(super) fn new(rate: u64) -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Self { rate: rate.max(1), free: Mutex::new(Instant::now()) }
     }
 
     /// Waits until so many bytes may pass.
-    pub(super) async fn take(&self, bytes: u64) {
+    pub(crate) async fn take(&self, bytes: u64) {
         let begins = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             let begins = (*free).max(Instant::now());

@@ -30,6 +30,9 @@ pub enum Cosigned {
     /// It has applied and flushed as much, and its root is the same: its signature lines, each with its line feed; at
     /// most [`MAX_LINES_BYTES`].
     Signed(String),
+    /// It has applied and flushed as much, and its root is the same; it does not sign, because the policy of the log
+    /// does not name its keys.
+    Same,
     /// It shows only so many records.
     NotYet(TreeSize),
     /// It has another root for this size: the two copies differ.
@@ -44,7 +47,7 @@ pub enum Cosigned {
     },
 }
 
-/// A node that signs nothing: it has no keys that count, or its disk has failed.
+/// A node that signs nothing: its keys cannot be used, or its disk has failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("this node cannot sign")]
 pub struct CannotCosign;

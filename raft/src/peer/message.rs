@@ -54,7 +54,7 @@
 //! | transferred | 0, zeros 34; or 1, votes 17 + 17 (expected, actual); or 2, log ids 17 + 17 (expected, actual) |
 //! | segments | count 4, per segment: number 8 (ascending), frames' file bytes 8, part count 4, bytes 8 of each part from 0 on |
 //! | bytes | what stands there; fewer than asked for only at the end of the file |
-//! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]) |
+//! | cosigned | 0, signature lines (1 to [`MAX_LINES_BYTES`]); or 1, size 8 (visible); or 2, root 32 (another); or 3, size 8 (signed before), signed note (0 to [`MAX_COSIGNED_NOTE_BYTES`]); or 4 (the same, not signed) |
 //! | vouched | hash count 4 (at most [`MAX_PROOF_HASHES`]), hashes 32 each: from the size that was asked for to that of the checkpoint; then the signed checkpoint, at most [`MAX_NOTE_BYTES`] |
 //! | offered | log id 17 (the last of the node that answers), log id 17 (that of the request), 1 if its log holds that one, entries ([`super::entries`]) that come behind it |
 //! | failed | 1 stopped, 2 not a sealed file, 3 not readable, 4 cannot sign, 5 no checkpoint of so many records |
@@ -535,6 +535,7 @@ fn encode_cosigned(cosigned: &Cosigned) -> Frame {
             frame.put(&size.get().to_le_bytes());
             frame.put(note.as_bytes());
         }
+        Cosigned::Same => frame.put(&[4]),
     }
     frame.finish()
 }
@@ -555,6 +556,7 @@ fn decode_cosigned(mut fields: Fields<'_>, message: &Bytes) -> Result<Cosigned, 
             let size = TreeSize::new(fields.u64("signed")?);
             return Ok(Cosigned::Passed { size, note: text(fields, MAX_COSIGNED_NOTE_BYTES, "note")? });
         }
+        4 => Cosigned::Same,
         _ => return Err(MessageError::Field("cosigned")),
     };
     fields.end()?;

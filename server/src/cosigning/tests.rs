@@ -116,6 +116,11 @@ fn environment() -> Environment {
 impl Cluster {
     /// Nodes 1, 2, .. at these sites; the roots of those named are others than the true ones.
     fn new(sites: &[&str], tampered: &[u64]) -> Self {
+        Self::with_late(sites, tampered, &[])
+    }
+
+    /// As [`Cluster::new`]; the log was made before the last nodes were there.
+    fn with_late(sites: &[&str], tampered: &[u64], late: &[u64]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let origin = Origin::new(ORIGIN).unwrap();
         let sites: Vec<SiteName> = sites.iter().map(|site| SiteName::new(site).unwrap()).collect();
@@ -131,6 +136,7 @@ impl Cluster {
             .collect();
         let nodes: Vec<PolicyNode<'_>> = (1..)
             .zip(sites.iter().zip(&keys))
+            .filter(|(node, _)| !late.contains(node))
             .map(|(node, (site, keys))| PolicyNode {
                 id: NodeId::new(node),
                 site,
@@ -144,7 +150,7 @@ impl Cluster {
             log_id: LogId::new([7; 32]),
             block_height: BlockHeight::new(8).unwrap(),
             frame_align: Alignment::new(8).unwrap(),
-            log_keys: keys.iter().map(|keys| keys.log.verifier_key().to_string()).collect(),
+            log_keys: nodes.iter().map(|node| node.log_key.to_string()).collect(),
             policy: cluster_policy(&nodes).unwrap().to_string(),
         };
         let net = Arc::new(Net {
@@ -417,4 +423,91 @@ async fn signatures_that_do_not_hold_are_left_out_and_counted() {
     assert_eq!(cluster.at(1).covering(size(5)).await, None);
     assert!(cluster.counted(1, "COSIGNING_BadSignature") > 6);
     assert_eq!(cluster.at(1).complete.borrow().clone(), None);
+}
+
+/// How often a node was asked.
+fn asked(cluster: &Cluster, node: u64) -> usize {
+    cluster.net.asked.borrow().iter().filter(|(asked, _)| *asked == node).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joined_later_compares_its_root_and_is_asked_once_for_each_checkpoint() {
+    let cluster = Cluster::with_late(&["a", "b", "c", "d"], &[], &[4]);
+    cluster.show(1..=4, 5);
+    cluster.check(&cluster.at(1).covering(size(5)).await.unwrap());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((asked(&cluster, 4), cluster.at(1).agreed(NodeId::new(4))), (1, Some(size(5))));
+    assert_eq!(cluster.counted(4, "COSIGNING_Unsigned"), 1);
+    assert_eq!(cluster.counted(1, "COSIGNING_BadSignature"), 0);
+    // It knows once and for all, and has no use for its keys.
+    std::fs::remove_dir_all(cluster.directory(4).keys()).unwrap();
+    for more in 6..=8 {
+        cluster.show(1..=4, more);
+        cluster.check(&cluster.at(1).covering(size(more)).await.unwrap());
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(cluster.at(1).agreed(NodeId::new(4)), Some(size(more)));
+    }
+    assert_eq!((asked(&cluster, 4), cluster.counted(4, "COSIGNING_Unsigned")), (4, 4));
+    // What it hands out itself is signed by the others, who learn that they agree.
+    cluster.show(1..=4, 9);
+    cluster.check(&cluster.at(4).covering(size(9)).await.unwrap());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!([1, 2, 3].map(|node| cluster.at(node).agreed(NodeId::new(4))), [Some(size(9)); 3]);
+    assert_eq!([1, 2, 3].map(|node| cluster.at(4).agreed(NodeId::new(node))), [Some(size(9)); 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joined_later_with_another_root_is_told_from_one_with_the_same() {
+    let cluster = Cluster::with_late(&["a", "b", "c", "d"], &[4], &[4]);
+    cluster.show(1..=4, 5);
+    cluster.check(&cluster.at(1).covering(size(5)).await.unwrap());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(cluster.at(1).agreed(NodeId::new(4)), None);
+    for node in [1, 4] {
+        assert_eq!(cluster.counted(node, "COSIGNING_OtherRoot"), 1, "node {node}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_the_key_of_another_is_no_node_that_joined_later() {
+    let cluster = Cluster::new(&["a", "b", "c"], &[]);
+    let (own, other) = (cluster.directory(3), cluster.directory(2));
+    std::fs::copy(other.log_key(), own.log_key()).unwrap();
+    std::fs::remove_file(own.cosigner_key()).unwrap();
+    let site = SiteName::new("c").unwrap();
+    let origin = Origin::new(ORIGIN).unwrap();
+    // One of the same name: this node's, but not the one that the log was made with.
+    make_or_load(&environment(), own.path(), (NodeId::new(3), &site), &origin).unwrap();
+    cluster.show(1..=3, 5);
+    let request = CosignRequest { head: SignedHead { size: size(5), root: root(size(5), 0) }, wait: TIMEOUT };
+    assert_eq!(cluster.at(3).cosign(NodeId::new(1), request).await, Err(CannotCosign));
+    assert_eq!(cluster.counted(3, "COSIGNING_Unsigned"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_answer_is_asked_less_and_less_often_and_again_when_it_can() {
+    let cluster = Cluster::new(&["a", "b", "c"], &[]);
+    let (key, aside) = (cluster.directory(3).cosigner_key(), cluster.scratch.path().join("aside"));
+    std::fs::copy(&key, &aside).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    // Something newer all the time.
+    for more in 1..=100 {
+        cluster.show(1..=3, more);
+        cluster.check(&cluster.at(1).covering(size(more)).await.unwrap());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let times = asked(&cluster, 3);
+    assert!((5..=20).contains(&times), "asked {times} times within 10 s");
+    std::fs::copy(&aside, &key).unwrap();
+    let heard = async {
+        for more in 101.. {
+            if cluster.at(1).agreed(NodeId::new(3)).is_some() {
+                return;
+            }
+            cluster.show(1..=3, more);
+            cluster.check(&cluster.at(1).covering(size(more)).await.unwrap());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), heard).await.expect("it is not asked again");
 }

@@ -13,7 +13,8 @@ use stele_api::v1::{
     TransferLeaderRequest, TransferLeaderResponse, cluster_server,
 };
 use stele_engine::directory::{Inventory, LogDirectory};
-use stele_engine::number::{RaftIndex, SegmentNumber, SiteName};
+use stele_engine::number::{NodeId, RaftIndex, SegmentNumber, SiteName};
+use stele_proof::TreeSize;
 use stele_raft::entry::{Membership, Peer, TypeConfig};
 use stele_raft::heirs::{has_caught_up, heirs};
 use stele_raft::sites::{Topology, check_change};
@@ -237,8 +238,16 @@ impl ClusterService {
             durable: matched.map(|id| id.index),
             lag_records: behind.and_then(|behind| behind.records),
             lag_ms: behind.map(|behind| millis(behind.time)),
+            agreed_size: self.agreed(NodeId::new(id)),
             ..NodeStatus::default()
         }
+    }
+
+    /// The last agreement with a node; of this node itself, with a quorum of sites.
+    fn agreed(&self, of: NodeId) -> Option<u64> {
+        let cosigning = &self.serving.cosigning;
+        let size = if of.get() == *self.serving.raft.node_id() { cosigning.complete() } else { cosigning.agreed(of) };
+        size.map(TreeSize::get)
     }
 
     /// What only the node itself knows.

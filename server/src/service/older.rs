@@ -1,19 +1,19 @@
-//! Records that are sent again after the leader has forgotten their identity: looked for in the log, beside the
-//! leader's task.
+//! Records that are sent again after the leader has forgotten their identity: looked for in the log, all of a message at
+//! once, beside the leader's task and on a thread of its own, so that nobody who reads or proves waits behind it.
 //!
 //! A record that stands in the log has its place. Where it does not, and its chain has come past its number, another
 //! one stands under its identity: that is `Tamper`. As long as either cannot be told for sure, the answer is
 //! `Unavailable`.
 
-use stele_engine::index::older::{FoundHashes, find_hashes};
+use stele_engine::index::older::{Bounds, FoundHashes, Whereabouts, find_hashes};
 use stele_engine::local::Receipt;
 use stele_proof::record::{Finished, Record, SelfHash};
 use stele_raft::intake::{Answers, Refused};
 
 use crate::serving::Serving;
 
-/// Leaves of sealed segments without a hash table that are read for one message.
-const MOST_READ: u64 = 262_144;
+/// What is read for one message; a page has 4 KiB.
+const BOUNDS: Bounds = Bounds { leaves: 262_144, pages: 65_536 };
 
 const LATER: Refused = Refused::Unavailable("the record is older than what is remembered, and cannot be looked up now");
 
@@ -35,10 +35,10 @@ pub(super) async fn settle(serving: &Serving, answers: &mut Answers) {
     let found = look(serving, asked.iter().map(|(_, hash)| *hash).collect()).await;
     for (at, (place, self_hash)) in asked.into_iter().enumerate() {
         let fate = match &found {
-            Some(FoundHashes { leaves, not_looked_at }) => match leaves.get(at).copied().flatten() {
-                Some(index) => Ok(Receipt { index, self_hash }),
-                None if *not_looked_at == 0 => Err(Refused::Tamper),
-                None => Err(LATER),
+            Some(FoundHashes { whereabouts, .. }) => match whereabouts.get(at) {
+                Some(Whereabouts::At(index)) => Ok(Receipt { index: *index, self_hash }),
+                Some(Whereabouts::Nowhere) => Err(Refused::Tamper),
+                Some(Whereabouts::Unknown) | None => Err(LATER),
             },
             None => Err(LATER),
         };
@@ -64,7 +64,7 @@ async fn look(serving: &Serving, wanted: Vec<SelfHash>) -> Option<FoundHashes> {
     let applied = serving.view.with(|replica| replica.tail().leaves)?;
     let waited = tokio::time::timeout(serving.limits.request_timeout, serving.wait_visible(applied)).await;
     waited.ok()?.ok()?;
-    match serving.readers.run(applied, move |reader| find_hashes(reader, &wanted, MOST_READ)).await {
+    match serving.looks.run(applied, move |reader| find_hashes(reader, &wanted, BOUNDS)).await {
         Ok(found) => Some(found),
         Err(error) => {
             tracing::warn!(%error, "an old record could not be looked up");

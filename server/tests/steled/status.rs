@@ -1,6 +1,6 @@
 //! What the nodes say of themselves and each other.
 
-use stele_api::v1::{NodeStatus, StatusRequest};
+use stele_api::v1::{CheckpointRequest, NodeStatus, StatusRequest};
 use tokio::time::{sleep, timeout};
 
 use crate::process::{Cluster, LOOK, ORIGIN, PATIENCE, Writer};
@@ -53,4 +53,44 @@ async fn a_node_tells_its_flushes_and_the_leader_who_is_behind_and_for_how_long(
         }
     };
     timeout(PATIENCE, caught_up).await.expect("the node does not catch up");
+}
+
+/// Waits until a node says this of the last agreement with another one, or of its own.
+async fn agrees(cluster: &Cluster, by: usize, of: usize, expected: impl Fn(Option<u64>) -> bool) -> Option<u64> {
+    let seen = async {
+        loop {
+            let size = said(cluster, by, of).await.agreed_size;
+            if expected(size) {
+                return size;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, seen).await.unwrap_or_else(|_elapsed| panic!("node {by} never says so of node {of}"))
+}
+
+#[tokio::test]
+async fn the_last_agreement_with_each_node_is_told_and_stays_when_that_is_gone() {
+    let mut cluster = Cluster::new(3);
+    cluster.start_all().await;
+    let mut writer = Writer::new("w");
+    writer.write(&cluster, 50).await;
+    let asked = cluster.leader().await;
+    let others: Vec<usize> = (1..=3).filter(|node| *node != asked).collect();
+    assert_eq!(said(&cluster, asked, others[0]).await.agreed_size, None, "no checkpoint was made yet");
+    cluster.log(asked).await.checkpoint(CheckpointRequest { log: ORIGIN.to_owned() }).await.unwrap();
+    for node in 1..=3 {
+        agrees(&cluster, asked, node, |size| size > Some(50)).await;
+    }
+    // Who was asked to sign has seen it, too.
+    agrees(&cluster, others[0], asked, |size| size > Some(50)).await;
+
+    let before = agrees(&cluster, asked, others[0], |size| size.is_some()).await;
+    cluster.kill(others[0]);
+    writer.write(&cluster, 100).await;
+    cluster.log(asked).await.checkpoint(CheckpointRequest { log: ORIGIN.to_owned() }).await.unwrap();
+    for node in [asked, others[1]] {
+        agrees(&cluster, asked, node, |size| size > Some(100)).await;
+    }
+    assert_eq!(said(&cluster, asked, others[0]).await.agreed_size, before);
 }

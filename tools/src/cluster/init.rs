@@ -1,6 +1,6 @@
 //! `stele cluster init`: keys and configurations for the nodes that a cluster begins with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -10,10 +10,14 @@ use stele_engine::environment::Environment;
 use stele_proof::checkpoint::Origin;
 
 use super::fresh;
+use crate::dev_certs;
 use crate::exit::{Exit, Failure};
-use crate::sites::config::{Member, NodeConfig, Security};
+use crate::sites::config::{Clients, Member, NodeConfig, Security};
 use crate::sites::make_pair;
 use crate::stream::Streams;
+
+/// Certificates that are made beyond those of the first nodes, for nodes that join.
+const SPARE: usize = 3;
 
 /// The arguments of `stele cluster init`.
 #[derive(Args, Debug)]
@@ -23,9 +27,17 @@ directory to its machine, put the certificates where the configuration says (cer
 ca.pem beside it), and start `steled --config steled.toml` there. Private keys are in those directories: move them, do
 not copy them.
 
-Example:
+Clients must show a certificate of the same authority (client_tls.ca); with one, they may do everything until [[access]]
+tables say who may do what. With --any-client they need none.
+
+With --dev-certs the certificates are made, too, and put where the configurations say: for development, the key of the
+authority lies in DIR/certs. There are a client's, and those of three nodes more, which may join.
+
+Examples:
   stele cluster init -o nodes --origin example.com/audit \\
-    --node a=a.example.com:7071/7070 --node b=b.example.com:7071/7070 --node c=c.example.com:7071/7070")]
+    --node a=a.example.com:7071/7070 --node b=b.example.com:7071/7070 --node c=c.example.com:7071/7070
+  stele cluster init -o try --origin example.com/try --dev-certs \\
+    --node a=localhost:7171/7170 --node b=localhost:7271/7270 --node c=localhost:7371/7370")]
 pub struct InitArguments {
     /// The directory to make.
     #[arg(short = 'o', long = "out", value_name = "DIR")]
@@ -36,9 +48,25 @@ pub struct InitArguments {
     /// A node: its site, its host, its port for peers and its port for clients.
     #[arg(long = "node", value_name = "SITE=HOST:PEER/CLIENT", required = true, value_parser = node)]
     pub nodes: Vec<NodeAt>,
+    /// Make certificates for development, too.
+    #[arg(long, conflicts_with = "insecure")]
+    pub dev_certs: bool,
+    /// Ask clients for no certificate: whoever reaches their ports may do everything.
+    #[arg(long, conflicts_with = "insecure")]
+    pub any_client: bool,
     /// No TLS; for addresses of this machine only.
     #[arg(long)]
     pub insecure: bool,
+}
+
+impl InitArguments {
+    fn security<'a>(&self, certificates: &'a Path) -> Security<'a> {
+        match (self.insecure, self.any_client) {
+            (true, _) => Security::None,
+            (false, true) => Security::Certificates(certificates, Clients::Anyone),
+            (false, false) => Security::Certificates(certificates, Clients::Certified),
+        }
+    }
 }
 
 /// Where a node is.
@@ -96,14 +124,70 @@ pub(super) fn run(
             token: &token,
             listen_peer: &everywhere(at.peer),
             listen_client: &everywhere(at.client),
-            security: if arguments.insecure { Security::None } else { Security::Certificates(&certificates) },
+            security: arguments.security(&certificates),
             extra: "",
             members: &members,
             joined: None,
+            access: &[],
         };
         let path = arguments.out.join(format!("node-{}", member.node)).join("steled.toml");
         replace(disk, &path, text.to_toml().as_bytes(), Mode::Public)?;
         streams.line(format_args!("node {} at site {}: {}", member.node, member.site, path.display()))?;
     }
+    if arguments.dev_certs {
+        make_certificates((arguments, environment), streams)?;
+    }
+    tell_who_may_come(arguments, streams)?;
     streams.line("start each in its directory: steled --config steled.toml")
+}
+
+/// Certificates for development, in the place of all that are asked for.
+fn make_certificates(
+    (arguments, environment): (&InitArguments, &Environment),
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let certs = arguments.out.join("certs");
+    let hosts: Vec<Option<&str>> = arguments.nodes.iter().map(|at| Some(at.host.as_str())).collect();
+    dev_certs::make(environment, &certs, &[hosts, vec![None; SPARE]].concat())?;
+    for node in 1..=arguments.nodes.len() {
+        let own = arguments.out.join(format!("node-{node}")).join("certs");
+        std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
+        for name in ["ca.pem".to_owned(), format!("node-{node}.pem"), format!("node-{node}-key.pem")] {
+            // With the mode, which a private key has.
+            let copied = std::fs::copy(certs.join(&name), own.join(&name));
+            copied.with_context(|| format!("cannot make {}", own.join(&name).display()))?;
+        }
+    }
+    streams.tell(format_args!(
+        "stele: warning: the certificates are for development: the authority's key lies in {}, unencrypted",
+        certs.display()
+    ));
+    let certs = certs.display();
+    streams.line(format_args!(
+        "clients reach it with --ca {certs}/ca.pem --cert {certs}/client.pem --key {certs}/client-key.pem"
+    ))
+}
+
+/// Says who can do what once the nodes run, where that is not said by anything else yet.
+fn tell_who_may_come(arguments: &InitArguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let ports: Vec<String> = arguments.nodes.iter().map(|at| format!("{}:{}", at.host, at.client)).collect();
+    let ports = ports.join(", ");
+    let until = "until [[access]] in the configurations says who may do what";
+    match arguments.security(Path::new("")) {
+        Security::None => {
+            let peers: Vec<String> = arguments.nodes.iter().map(|at| format!("{}:{}", at.host, at.peer)).collect();
+            streams.line(format_args!(
+                "open: there is no TLS. Whoever reaches {ports} may append, read and change the cluster, and whoever \
+                 reaches {} may be a node",
+                peers.join(", ")
+            ))
+        }
+        Security::Certificates(_, Clients::Anyone) => {
+            streams.line(format_args!("open: whoever reaches {ports} may append, read and change the cluster, {until}"))
+        }
+        Security::Certificates(_, Clients::Certified) => streams.line(format_args!(
+            "closed: clients must show a certificate of the authority in certs/ca.pem, and may then append, read and \
+             change the cluster, {until}"
+        )),
+    }
 }

@@ -27,7 +27,7 @@ use super::{list, numbers, topology, voters};
 use crate::context::Reach;
 use crate::exit::{Exit, Failure};
 use crate::remote::{Connected, Remote, block_on, call, connect};
-use crate::sites::config::{Joined, NodeConfig, Security};
+use crate::sites::config::{Clients, Joined, NodeConfig, Security};
 use crate::sites::{make_pair, steled};
 use crate::stream::Streams;
 
@@ -49,12 +49,15 @@ Run it on the machine of the new node. It
 Interrupted, it can be given again with the same arguments, and goes on. Numbers of nodes are never used twice, also not
 those of nodes that are gone. A set of voters that the loss of one site can stop is refused (exit code 5).
 
+A cluster that was reached with --cert asks its clients for a certificate, and so does the new node. Who may do what, each
+node's configuration says: --access takes the tables of another node's.
+
 With --no-start nothing is started: start the node as a service, say by systemd, when step 2 is told, and the command
 waits for it.
 
 Examples:
   stele cluster join --endpoint a.example.com:7070 --ca ca.pem --dir /var/lib/stele --node 4 --site d \\
-    --peer d.example.com:7071 --client d.example.com:7070 --certs certs
+    --peer d.example.com:7071 --client d.example.com:7070 --certs certs --access a/steled.toml
   stele cluster join --endpoint 127.0.0.1:7070 --dir n4 --node 4 --site c --peer 127.0.0.1:7471 \\
     --client 127.0.0.1:7470 --insecure --replace 3")]
 pub struct JoinArguments {
@@ -79,6 +82,9 @@ pub struct JoinArguments {
     /// Where its certificate is: node-N.pem, node-N-key.pem and ca.pem, as `stele dev-certs` names them.
     #[arg(long, value_name = "DIR", required_unless_present = "insecure", conflicts_with = "insecure")]
     pub certs: Option<PathBuf>,
+    /// The configuration of another node: the new one gets its [[access]] tables.
+    #[arg(long, value_name = "FILE")]
+    pub access: Option<PathBuf>,
     /// No TLS; for addresses of this machine only.
     #[arg(long)]
     pub insecure: bool,
@@ -191,6 +197,7 @@ impl Joining<'_> {
         let absolute = |path: &Path| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
         let certs = arguments.certs.as_deref().map(absolute).transpose()?;
         let policy = self.reach.policy.as_deref().map(absolute).transpose()?;
+        let access = arguments.access.as_deref().map(tables).transpose()?.unwrap_or_default();
         let (log, peers) = (absolute(&self.log())?, donors(&before.nodes, arguments));
         if peers.is_empty() {
             return Err(anyhow!("the cluster names no address of any node for peers").into());
@@ -208,7 +215,7 @@ impl Joining<'_> {
             token: "",
             listen_peer: &everywhere(&arguments.peer),
             listen_client: &everywhere(&arguments.client),
-            security: certs.as_deref().map_or(Security::None, Security::Certificates),
+            security: certs.as_deref().map_or(Security::None, |certs| Security::Certificates(certs, self.clients())),
             extra: "",
             members: &[],
             joined: Some(Joined {
@@ -219,9 +226,31 @@ impl Joining<'_> {
                 block_height: description.block_height,
                 frame_align: description.frame_align,
             }),
+            access: &access,
         };
         replace(self.environment.disk.as_ref(), &path, text.to_toml().as_bytes(), Mode::Public)?;
+        if access.is_empty() && !arguments.insecure {
+            self.warn(streams);
+        }
         streams.line(format_args!("made        {} and the keys of node {}", path.display(), arguments.node))
+    }
+
+    /// Who may connect to the new node: as far as is known here, whoever may connect to the others.
+    const fn clients(&self) -> Clients {
+        if self.reach.cert.is_some() { Clients::Certified } else { Clients::Anyone }
+    }
+
+    /// What the new node does not know yet.
+    fn warn(&self, streams: &mut Streams<'_>) {
+        let who = match self.clients() {
+            Clients::Certified => "whoever shows it a certificate of the authority in client_tls.ca",
+            Clients::Anyone => "whoever reaches it",
+        };
+        let node = self.arguments.node;
+        streams.tell(format_args!(
+            "stele: warning: node {node} has no [[access]] tables: {who} may do everything there; give those of the other \
+             nodes with --access"
+        ));
     }
 
     fn new_node(&self, [log, cosigner]: &[String; 2]) -> NewNode {
@@ -318,6 +347,16 @@ impl Joining<'_> {
             streams.line(format_args!("removed     node {old}; its number is never used again"))?;
         }
         Ok(())
+    }
+}
+
+/// The tables `[[access]]` of a configuration.
+fn tables(path: &Path) -> Result<Vec<toml::Value>, Failure> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let table: toml::Table = text.parse().with_context(|| format!("--access {}", path.display()))?;
+    match table.get("access").and_then(toml::Value::as_array) {
+        Some(tables) if !tables.is_empty() => Ok(tables.clone()),
+        _ => Err(Failure::new(Exit::Usage, anyhow!("--access {}: there is no [[access]]", path.display()))),
     }
 }
 

@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[command(after_help = "\
 Every node is asked for what only it knows; one that does not answer is shown as the leader sees it, and named below.
 `-` is not known. LAG is what the leader has applied and the node has not flushed: records, and seconds since it has
-lacked any. AGREED is the largest size at which the node's root was just proved to lead to the leader's; it takes the
-role auditor beside operator.
+lacked any. AGREED is the last agreement across sites: the largest size at which the node's root was found to be that of
+the leader, by the two when they made a checkpoint, or just now by a proof (which takes the role auditor beside operator);
+in the leader's line, what it shares with any other, and the newest checkpoint that a quorum of sites has signed.
 
 With --json: {\"asked\", \"leader\", \"nodes\": [{\"site\", \"node\", \"role\", \"answered\", \"addresses\", \"client_address\",
 \"term\", \"last\", \"durable\", \"committed\", \"applied\", \"tree_size\", \"lag_records\", \"lag_ms\", \"free_bytes\",
@@ -160,15 +161,17 @@ async fn fill_agreed(connected: &Connected, status: &mut StatusResponse, answere
     }
     // Last, so that it is the largest.
     let Some(whole) = tree_of(connected, &leader.address).await else { return };
-    let mut agreed = vec![(leader.node, whole.size)];
+    let mut agreed = Vec::new();
     for (node, tree) in trees {
         if leads_to(connected, &leader.address, &tree, &whole).await == Some(()) {
             agreed.push((node, tree.size));
         }
     }
+    // With whom it agrees, agrees with it.
+    agreed.extend(agreed.iter().map(|(_, size)| *size).max().map(|size| (leader.node, size)));
     for (number, size) in agreed {
         if let Some(node) = status.nodes.iter_mut().find(|node| node.node == number) {
-            node.agreed_size = Some(size.get());
+            node.agreed_size = node.agreed_size.max(Some(size.get()));
         }
     }
 }

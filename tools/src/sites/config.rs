@@ -25,7 +25,16 @@ pub enum Security<'a> {
     /// Not at all: loopback only.
     None,
     /// By certificates in this directory, named as `stele dev-certs` names them.
-    Certificates(&'a Path),
+    Certificates(&'a Path, Clients),
+}
+
+/// Which clients may connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clients {
+    /// Those that show a certificate of the authority that the nodes have theirs from.
+    Certified,
+    /// Whoever reaches the port.
+    Anyone,
 }
 
 /// What a node joins.
@@ -70,6 +79,8 @@ pub struct NodeConfig<'a> {
     pub members: &'a [Member],
     /// What it joins.
     pub joined: Option<Joined<'a>>,
+    /// The tables `[[access]]`; none where whoever can connect may do everything.
+    pub access: &'a [Value],
 }
 
 fn text(value: impl Into<String>) -> Value {
@@ -102,7 +113,7 @@ impl NodeConfig<'_> {
                 set("insecure_peers", Value::Boolean(true));
                 set("insecure_clients", Value::Boolean(true));
             }
-            Security::Certificates(directory) => {
+            Security::Certificates(directory, clients) => {
                 let file = |name: String| text(directory.join(name).to_string_lossy());
                 let files = |ca: Option<&str>| {
                     let pair = [
@@ -113,11 +124,14 @@ impl NodeConfig<'_> {
                     Value::Table(pair.into_iter().chain(ca).collect())
                 };
                 set("peer_tls", files(Some("ca.pem")));
-                set("client_tls", files(None));
+                set("client_tls", files((clients == Clients::Certified).then_some("ca.pem")));
             }
         }
         if !self.members.is_empty() {
             set("initial_cluster", Value::Array(self.members.iter().map(member).collect()));
+        }
+        if !self.access.is_empty() {
+            set("access", Value::Array(self.access.to_vec()));
         }
         // Before the first table, where keys belong to the file as a whole.
         format!("{}{table}", self.extra)
@@ -155,23 +169,28 @@ mod tests {
     fn what_is_added_stays_at_the_top_and_the_whole_is_toml() {
         let keys = ["log+key".to_owned(), "co\"signer".to_owned()];
         let members = [Member { node: 1, site: "a".into(), peer: "p:1".into(), client: "c:1".into(), keys }];
-        let config = NodeConfig {
-            data_dir: Path::new("/d"),
-            node: 1,
-            site: "a",
-            origin: "example.com/log",
-            token: "t",
-            listen_peer: "p:1",
-            listen_client: "c:1",
-            security: Security::Certificates(Path::new("/certs")),
-            extra: "seal.after = \"3s\"\n",
-            members: &members,
-            joined: None,
-        };
-        let table: Table = config.to_toml().parse().unwrap();
-        assert_eq!(table["seal"]["after"].as_str(), Some("3s"));
-        assert_eq!(table["initial_cluster"][0]["keys"][1].as_str(), Some("co\"signer"));
-        assert_eq!(table["peer_tls"]["ca"].as_str(), Some("/certs/ca.pem"));
-        assert!(table["client_tls"].get("ca").is_none());
+        let access = [Value::Table("roles = ['reader']".parse().unwrap())];
+        for (clients, ca) in [(Clients::Anyone, None), (Clients::Certified, Some("/certs/ca.pem"))] {
+            let config = NodeConfig {
+                data_dir: Path::new("/d"),
+                node: 1,
+                site: "a",
+                origin: "example.com/log",
+                token: "t",
+                listen_peer: "p:1",
+                listen_client: "c:1",
+                security: Security::Certificates(Path::new("/certs"), clients),
+                extra: "seal.after = \"3s\"\n",
+                members: &members,
+                joined: None,
+                access: &access,
+            };
+            let table: Table = config.to_toml().parse().unwrap();
+            assert_eq!(table["seal"]["after"].as_str(), Some("3s"));
+            assert_eq!(table["initial_cluster"][0]["keys"][1].as_str(), Some("co\"signer"));
+            assert_eq!(table["access"].as_array().unwrap()[..], access);
+            assert_eq!(table["peer_tls"]["ca"].as_str(), Some("/certs/ca.pem"));
+            assert_eq!(table["client_tls"].get("ca").and_then(Value::as_str), ca);
+        }
     }
 }

@@ -211,6 +211,7 @@ fn the_answers_are_these_bytes() {
     golden_answer(&Answer::Cosigned(other), &format!("88 02 {}", "cd".repeat(32)));
     let passed = Cosigned::Passed { size: TreeSize::new(6), note: "abc".to_owned() };
     golden_answer(&Answer::Cosigned(passed), "88 03 0600000000000000 616263");
+    golden_answer(&Answer::Cosigned(Cosigned::Same), "88 04");
 }
 
 #[test]
@@ -370,6 +371,7 @@ fn cosign(size: u64, root: [u8; 32], millis: u64) -> Request {
 fn any_cosigned() -> impl Strategy<Value = Cosigned> {
     prop_oneof![
         "[a-z\u{2014}\n]{1,40}".prop_map(Cosigned::Signed),
+        Just(Cosigned::Same),
         number().prop_map(|visible| Cosigned::NotYet(TreeSize::new(visible))),
         any::<[u8; 32]>().prop_map(|root| Cosigned::Differs(Hash::new(root))),
         (number(), "[a-z\u{2014}\n]{0,40}")
