@@ -70,8 +70,9 @@ impl NodeKeys {
         let policy = Policy::parse(genesis.policy.as_bytes()).map_err(|error| in_genesis(&error))?;
         let log_key = genesis.log_keys.contains(&self.log.verifier_key().to_string());
         let own = self.cosigner.verifier_key();
-        // A cosigner's name says which node it is.
-        if !log_key && policy.witnesses().all(|witness| witness.key().name() != own.name()) {
+        // A cosigner's name says which node of which log it is.
+        let of_this_log = own.name().as_str().starts_with(&format!("{}/site/", genesis.origin));
+        if !log_key && of_this_log && policy.witnesses().all(|witness| witness.key().name() != own.name()) {
             return Ok(Known::Later);
         }
         if !log_key {

@@ -17,7 +17,7 @@
 //! | 48 | 8 | clean mark: segment |
 //! | 56 | 8 | clean mark: end of the log in it |
 //! | 64 | 32 each | peers: node, incarnation, term, index |
-//! | .. | 0 or 40 | doubt, where there is one |
+//! | .. | 0 or 48 | doubt, where there is one |
 //!
 //! Doubt:
 //!
@@ -29,7 +29,8 @@
 //! | 8 | 8 | first entry |
 //! | 16 | 8 | one past the last entry known to be committed |
 //! | 24 | 8 | segment |
-//! | 32 | 8 | where its group ended in the segment, or could have ended at most |
+//! | 32 | 8 | term of the leader it came from; zero where no leader was known |
+//! | 40 | 8 | where its group ended in the segment, or could have ended at most |
 
 use std::io;
 use std::path::Path;
@@ -42,7 +43,7 @@ use crate::number::{Group, LIMIT, NodeId, Offset, RaftIndex, SegmentNumber, Term
 pub(crate) const MAGIC: [u8; 8] = *b"STELHARD";
 const PEERS_START: usize = 64;
 const PEER_BYTES: usize = 32;
-const DOUBT_BYTES: usize = 40;
+const DOUBT_BYTES: usize = 48;
 /// Most peers that are remembered.
 pub const MAX_PEERS: usize = (MAX_CONTENT_BYTES - PEERS_START - DOUBT_BYTES) / PEER_BYTES;
 
@@ -93,6 +94,8 @@ pub struct Doubt {
     pub header: Option<u32>,
     /// One past the last entry that was known to be committed.
     pub committed: RaftIndex,
+    /// The term of the leader that the node knew when the group was written; 0 where it knew none.
+    pub leader: Term,
     /// The segment of the first entry.
     pub segment: SegmentNumber,
     /// Where the group ended in it, as the flush ring told, or could have ended at most.
@@ -114,7 +117,7 @@ impl Doubt {
     fn write(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&[u8::from(self.header.is_some()), 0, 0, 0]);
         bytes.extend_from_slice(&self.header.unwrap_or(0).to_le_bytes());
-        for number in [self.first.get(), self.committed.get(), self.segment.get(), self.end.get()] {
+        for number in [self.first.get(), self.committed.get(), self.segment.get(), self.leader.get(), self.end.get()] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
     }
@@ -125,7 +128,8 @@ impl Doubt {
             first: RaftIndex::new(read_u64(bytes, 8)),
             committed: RaftIndex::new(read_u64(bytes, 16)),
             segment: SegmentNumber::new(read_u64(bytes, 24)),
-            end: Offset::new(read_u64(bytes, 32)),
+            leader: Term::new(read_u64(bytes, 32)),
+            end: Offset::new(read_u64(bytes, 40)),
         }
     }
 
@@ -135,7 +139,7 @@ impl Doubt {
         let Some(earlier) = earlier else { return self };
         let end = if earlier.segment == self.segment { self.end.max(earlier.end) } else { self.end };
         let header = earlier.header.filter(|_| earlier.first == self.first);
-        Self { committed: self.committed.max(earlier.committed), end, header, ..self }
+        Self { committed: self.committed.max(earlier.committed), leader: earlier.leader, end, header, ..self }
     }
 }
 
@@ -312,6 +316,7 @@ mod tests {
                 first: RaftIndex::new(14),
                 header: Some(13),
                 committed: RaftIndex::new(15),
+                leader: Term::new(18),
                 segment: SegmentNumber::new(16),
                 end: Offset::new(17),
             }),
@@ -322,7 +327,7 @@ mod tests {
                 index: RaftIndex::new(11),
             }],
         };
-        let mut golden = vec![0; 136];
+        let mut golden = vec![0; 144];
         for (at, byte) in
             [(0, 1), (8, 2), (16, 1), (17, 1), (18, 1), (19, 1), (20, 12), (24, 3), (32, 4), (40, 5), (48, 6), (56, 7)]
         {
@@ -360,6 +365,7 @@ mod tests {
             first: RaftIndex::new(1),
             header: None,
             committed: RaftIndex::new(0),
+            leader: Term::new(0),
             segment: SegmentNumber::new(0),
             end: Offset::new(1),
         };

@@ -19,9 +19,9 @@ use crate::directory::{Inventory, LogDirectory, open_payloads, read_file_header,
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, FrameFault, HEADER_BYTES, MAX_BODY_BYTES, Tail, stored_checksum};
-use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile};
+use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile, Vote};
 use crate::membership::Membership;
-use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber};
+use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 use crate::ring::{Slot, read_ring};
 use crate::scan::{FrameScanner, Seen};
 use crate::segment::{FRAMES_START, PAGE_BYTES, PayloadPart, RING_SLOTS, RING_START, SegmentFile};
@@ -44,7 +44,7 @@ pub struct Recovered {
     pub cut: Option<TornTail>,
 }
 
-/// A tail that was never acknowledged and has been cut.
+/// A tail that has been cut: it was never acknowledged, or, where others hold the log, too, they are asked for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TornTail {
     /// In which segment.
@@ -87,8 +87,11 @@ pub fn recover(
         (_, Outcome::InDoubt | Outcome::InDoubtCommitted)
             if tail.next_index > RaftIndex::new(0) && others_vote(disk, directory, start, &tail, (own, holders))? =>
         {
-            let doubt = doubt_of(disk, directory, &found)?;
             let before = hard_state.state().clone();
+            let doubt = doubt_of(disk, directory, &found, before.vote)?;
+            if found.outcome == Outcome::InDoubtCommitted {
+                keep_doubtful(disk, directory, inventory, &tail, &doubt)?;
+            }
             hard_state.save(HardState { doubt: Some(doubt.behind(before.doubt)), ..before })?;
             Some(torn)
         }
@@ -133,7 +136,7 @@ fn others_vote(
 }
 
 /// What is known of a last group in doubt.
-fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination) -> Result<Doubt, LogError> {
+fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination, vote: Vote) -> Result<Doubt, LogError> {
     let Examination { tail, newest, .. } = found;
     let own = match &found.standing {
         Standing::MustAsk { range, .. } => range.identified_by == IdentifiedBy::OwnHeader,
@@ -150,7 +153,35 @@ fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination) -> R
     let most = MAX_GROUP_BYTES + HEADER_BYTES + MAX_BODY_BYTES;
     let end = told.unwrap_or_else(|| Offset::new(tail.offset.get() + most as u64));
     let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed);
-    Ok(Doubt { first: tail.next_index, header, committed, segment: tail.segment, end })
+    let leader = if vote.committed { vote.term } else { Term::new(0) };
+    Ok(Doubt { first: tail.next_index, header, committed, leader, segment: tail.segment, end })
+}
+
+/// Copies what is cut of a group that is known to be committed into `quarantine/`: where no other holder is left, it is
+/// the last trace of it.
+fn keep_doubtful(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    inventory: &Inventory,
+    tail: &Tail,
+    doubt: &Doubt,
+) -> Result<(), LogError> {
+    let place = directory.quarantine();
+    disk.create_directory(&place)?;
+    let keep = |name: SegmentFile, from: u64, to: Option<u64>| -> Result<(), LogError> {
+        let file = disk.open(&directory.segment_file(name), Access::Read)?;
+        let to = to.unwrap_or(u64::MAX).min(file.status()?.len);
+        let bytes = read_up_to(file.as_ref(), from, usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX))?;
+        let path = place.join(format!("{}.from-{from}", name.name()));
+        Ok(crate::disk::replace(disk, &path, &bytes, crate::disk::Mode::Private)?)
+    };
+    keep(SegmentFile::Frames(tail.segment), tail.offset.get(), Some(doubt.end.get()))?;
+    for part in inventory.payload_parts(tail.segment).filter(|part| *part >= tail.payload_part) {
+        let from = if part == tail.payload_part { u64::from(tail.payload_offset) } else { 0 };
+        keep(SegmentFile::Payloads(tail.segment, part), from, None)?;
+    }
+    disk.sync_directory(directory.path())?;
+    Ok(())
 }
 
 /// Whether the payload files of the open segment are there, as long as its frames say: payloads are durable before

@@ -11,12 +11,12 @@
 //! | that it was committed | what stands there | the node waits |
 //! | nothing | what stands there | nothing: it was not acknowledged, as far as anybody knows |
 //!
-//! A log that has nothing of the term of this node's leader does not count: the group came from that leader, and whatever
-//! it had committed in its own term stands in a quorum of logs that go as far. A node that took what stood there before
-//! would hold other entries than it acknowledged, and nobody could tell.
+//! The group came from the leader that the node's vote names as such ([`Doubt::leader`]). A log that has nothing of that
+//! leader's term counts only for what is known to be committed, and after those that have: a node that took what stood
+//! there before would hold other entries than it acknowledged to that leader, whose mark could not tell any more.
 //!
 //! The node's vote comes to the term of an entry before the entry does: to have taken it is then as if the leader of that
-//! term had sent it late.
+//! term had sent it late. A question is asked once: whoever drops it in the middle must open the log anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,7 +55,7 @@ pub(crate) struct Doubtful<'l> {
 }
 
 impl Doubtful<'_> {
-    /// Asks until the doubt is over. Nothing is lost where the future is dropped.
+    /// Asks until the doubt is over.
     ///
     /// # Errors
     /// [`StartError`] of a log that cannot be written.
@@ -71,8 +71,8 @@ impl Doubtful<'_> {
             let last = log_id(tail.last_term, RaftIndex::new(last));
             let asking = Asking { rest: REST, what: "waiting for a peer that says what comes behind this node's log" };
             let offers = gather(self.peers, |node, peer| ask(node, peer, (last, Wanted::Position)), asking).await;
-            let mut taken = false;
-            for node in in_order(self.vote, &last, &offers) {
+            let (mut taken, mut failed) = (false, false);
+            for node in in_order(&self.doubt, &last, &offers) {
                 let Some(peer) = self.peers.get(&node) else { continue };
                 match ask(node, peer.clone(), (last, Wanted::Entries)).await {
                     Ok(offer) => {
@@ -80,13 +80,21 @@ impl Doubtful<'_> {
                         taken = !entries.is_empty();
                         self.take(entries).await?;
                     }
-                    Err(error) => tracing::warn!(%node, %error, "a peer does not give what it has"),
+                    Err(error) => {
+                        failed = true;
+                        tracing::warn!(%node, %error, "a peer does not give what it has; it is asked again");
+                    }
                 }
                 if taken {
                     let (first, end) = (tail.next_index, self.store.tail().next_index);
                     tracing::info!(%node, %first, %end, "the last group was torn; a peer has it");
                     break;
                 }
+            }
+            // Who is gone for good gives no position either, the next time.
+            if !taken && failed {
+                sleep(AGAIN).await;
+                continue;
             }
             if !taken && !self.doubt.lacks_committed(&tail) {
                 return Ok(());
@@ -138,19 +146,22 @@ impl Doubtful<'_> {
     }
 }
 
-/// The peers that may give what was lost, the best first.
-fn in_order(vote: &Vote, last: &LogId, offers: &[(NodeId, Offer)]) -> Vec<NodeId> {
-    let counts = |offer: &Offer| {
-        let term = offer.last.map_or(0, |last| last.leader_id.term);
-        offer.goes_on(last) && (!vote.committed || term >= vote.term.get())
-    };
-    let mut best: Vec<_> = offers.iter().filter(|(_, offer)| counts(offer)).collect();
+/// The peers that may give what was lost, the best first: those that have heard of the leader that the group came from;
+/// where there is none and something is known to be committed, the others.
+fn in_order(doubt: &Doubt, last: &LogId, offers: &[(NodeId, Offer)]) -> Vec<NodeId> {
+    let mut best: Vec<_> = offers.iter().filter(|(_, offer)| offer.goes_on(last)).collect();
     best.sort_by_key(|(_, offer)| std::cmp::Reverse(offer.last.map(|last| (last.leader_id.term, last.index))));
+    let is_late = |offer: &Offer| offer.last.map_or(0, |last| last.leader_id.term) >= doubt.leader.get();
+    if doubt.committed.get() <= last.index + 1 || best.iter().any(|(_, offer)| is_late(offer)) {
+        best.retain(|(_, offer)| is_late(offer));
+    }
     best.into_iter().map(|(node, _)| *node).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use stele_engine::number::{Offset, SegmentNumber};
+
     use super::*;
     use crate::stored::Holds;
 
@@ -171,11 +182,22 @@ mod tests {
             (6, offer(Holds::Not, None)),
         ];
         let offers = offers.map(|(node, offer)| (NodeId::new(node), offer));
-        let order = |committed| {
-            let vote = Vote { term: Term::new(4), node: NodeId::new(2), committed };
-            in_order(&vote, &own_last, &offers).into_iter().map(NodeId::get).collect::<Vec<_>>()
+        let order = |leader, committed, offers: &[(NodeId, Offer)]| {
+            let doubt = Doubt {
+                first: RaftIndex::new(11),
+                header: None,
+                committed: RaftIndex::new(committed),
+                leader: Term::new(leader),
+                segment: SegmentNumber::new(0),
+                end: Offset::new(0x5000),
+            };
+            in_order(&doubt, &own_last, offers).into_iter().map(NodeId::get).collect::<Vec<_>>()
         };
-        assert_eq!(order(false), [3, 2, 1], "who goes on behind the own last entry");
-        assert_eq!(order(true), [3, 2], "and has heard of the leader of term 4");
+        assert_eq!(order(0, 0, &offers), [3, 2, 1], "who goes on behind the own last entry");
+        assert_eq!(order(4, 0, &offers), [3, 2], "and has heard of the leader of term 4");
+        assert_eq!(order(4, 12, &offers), [3, 2]);
+        assert_eq!(order(5, 0, &offers), [0; 0]);
+        assert_eq!(order(5, 11, &offers), [0; 0], "what is committed lies before");
+        assert_eq!(order(5, 12, &offers), [3, 2, 1], "what is committed cannot be done without");
     }
 }

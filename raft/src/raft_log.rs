@@ -51,14 +51,19 @@ impl Clone for RaftLog {
 /// Whether a follower comes nearer to the end of the log.
 #[derive(Clone, Copy, Default, Debug)]
 struct Gain {
-    /// How many entries it lacked when it was last looked at.
-    lacked: Option<u64>,
+    /// The fewest entries that it lacked since it fell behind.
+    fewest: Option<u64>,
 }
 
 impl Gain {
-    /// Whether it lacks fewer than the last time.
+    /// Whether it lacks fewer than ever since it fell behind: what it lost while it was held up does not count as gained
+    /// when it comes back.
     fn is_made(&mut self, lacks: u64) -> bool {
-        self.lacked.replace(lacks).is_none_or(|lacked| lacks < lacked)
+        let made = self.fewest.is_none_or(|fewest| lacks < fewest);
+        if made {
+            self.fewest = Some(lacks);
+        }
+        made
     }
 }
 
@@ -173,6 +178,7 @@ impl RaftLogReader<TypeConfig> for RaftLog {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         if self.shared.store.recent_entry(RaftIndex::new(start)).is_some() {
+            self.gain = Gain::default();
             return self.read(start, end, READ_BYTES).await;
         }
         let lacks = self.shared.store.tail().next_index.get().saturating_sub(start);
@@ -272,5 +278,8 @@ mod tests {
         let mut gain = Gain::default();
         let told = [900, 800, 800, 810, 700, 0].map(|lacks| gain.is_made(lacks));
         assert_eq!(told, [true, true, false, false, true, true]);
+        let mut gain = Gain::default();
+        let told = [900, 800, 850, 840, 830].map(|lacks| gain.is_made(lacks));
+        assert_eq!(told, [true, true, false, false, false], "what was lost meanwhile is no gain");
     }
 }

@@ -127,8 +127,8 @@ impl Starting {
         self.standing.shown().phase == Phase::InDoubt
     }
 
-    /// Waits until the peers have given what they have of a last group in doubt, and let the node in. Nothing is lost
-    /// where the future is dropped.
+    /// Waits until the peers have given what they have of a last group in doubt, and let the node in. Where the future is
+    /// dropped, the log is closed and opened anew before they are asked again.
     ///
     /// # Errors
     /// [`StartError::Stale`]; from then on the directory stays refused. The others of a log that cannot be written.
@@ -160,7 +160,7 @@ impl Starting {
     }
 
     /// Waits until nothing of the last group is in doubt any more: it has been got from the peers, or none of them has
-    /// it and nobody knows it to be committed. Nothing is lost where the future is dropped.
+    /// it and nobody knows it to be committed. Where the future is dropped, the log is closed and opened anew.
     ///
     /// # Errors
     /// [`StartError`] of a log that cannot be written.

@@ -108,6 +108,12 @@ impl StoredEntries {
     /// [`StoredError`].
     pub fn offer(&self, named: &LogId, wanted: Wanted) -> Result<Offer, StoredError> {
         let truncations = self.store.truncations();
+        let offer = self.look(named, wanted);
+        // What was read one after the other is of one log only where nothing was dropped meanwhile.
+        if self.store.truncations() == truncations { offer } else { Err(StoredError::Truncated) }
+    }
+
+    fn look(&self, named: &LogId, wanted: Wanted) -> Result<Offer, StoredError> {
         let tail = self.store.tail();
         let last = tail.next_index.get().checked_sub(1);
         let last = last.map(|index| log_id(tail.last_term, RaftIndex::new(index)));
@@ -123,10 +129,6 @@ impl StoredEntries {
         let mut entries = Vec::new();
         if (holds, wanted) == (Holds::It, Wanted::Entries) {
             entries = self.read(index.next(), tail.next_index, READ_BYTES)?;
-        }
-        // What was read one after the other is of one log only where nothing was dropped meanwhile.
-        if self.store.truncations() != truncations {
-            return Err(StoredError::Truncated);
         }
         Ok(Offer { last, holds, entries })
     }

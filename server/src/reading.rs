@@ -98,6 +98,10 @@ impl Readers {
     ) -> Result<T, ReadTrouble> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |reading| {
+            // Whoever asked may be gone, and others wait.
+            if answer.is_closed() {
+                return;
+            }
             let read = reading.up_to(needs).and_then(|reader| Ok(work(reader)?));
             // Where nobody waits any more, nobody wants the answer.
             drop(answer.send(read));

@@ -36,7 +36,7 @@ use super::wire::MessageError;
 use super::{Class, Limits, Own};
 use crate::entry::TypeConfig;
 use crate::standing::{Stale, Told};
-use crate::stored::StoredEntries;
+use crate::stored::{StoredEntries, StoredError, Wanted};
 
 /// Appends that were read and are not with openraft yet.
 const READ_AHEAD: usize = 4;
@@ -295,9 +295,13 @@ impl<R: RaftHandle> Serving<R> {
                 self.send(&mut connection, &Answer::Failed(Failure::Stopped)).await?;
                 continue;
             };
-            let _turn = self.offering.lock().await;
+            let _turn = match wanted {
+                Wanted::Position => None,
+                Wanted::Entries => Some(self.offering.lock().await),
+            };
             let answer = match tokio::task::spawn_blocking(move || entries.offer(&before, wanted)).await? {
                 Ok(offer) => Answer::Offered(Offered { before, offer }),
+                Err(StoredError::Truncated) => Answer::Failed(Failure::Unreadable),
                 Err(error) => {
                     tracing::error!(%error, "a node in doubt asked for entries that cannot be read");
                     Answer::Failed(Failure::Unreadable)

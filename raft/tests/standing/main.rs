@@ -129,6 +129,9 @@ async fn a_last_group_that_rotted_behind_its_acknowledgement_comes_back_from_the
             sites.start(&[&[3], others].concat()).await;
             sites.settle().await;
             assert_eq!(sites.bytes(3, (&from, &to)), whole, "{committed}, {others:?} started with it");
+            let kept = sites.path(3).join("quarantine");
+            let kept = kept.exists().then(|| std::fs::read_dir(kept).unwrap().count());
+            assert!(committed == from.next_index || kept > Some(0), "what was committed is kept before it is cut");
             assert_eq!(sites.hard_state(3).doubt, None);
         }
     }

@@ -64,7 +64,8 @@ async fn look(serving: &Serving, wanted: Vec<SelfHash>) -> Option<FoundHashes> {
     let applied = serving.view.with(|replica| replica.tail().leaves)?;
     let waited = tokio::time::timeout(serving.limits.request_timeout, serving.wait_visible(applied)).await;
     waited.ok()?.ok()?;
-    match serving.looks.run(applied, move |reader| find_hashes(reader, &wanted, BOUNDS)).await {
+    let looked = serving.looks.run(applied, move |reader| find_hashes(reader, &wanted, BOUNDS));
+    match tokio::time::timeout(serving.limits.request_timeout, looked).await.ok()? {
         Ok(found) => Some(found),
         Err(error) => {
             tracing::warn!(%error, "an old record could not be looked up");

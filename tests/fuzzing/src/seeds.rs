@@ -387,7 +387,7 @@ impl Seeds {
         self.add("hard_state_fuzz", "most_peers", hard(1, 124));
         self.add("hard_state_fuzz", "too_many_peers", hard(0, 125));
         let in_doubt = |header: u8| {
-            let mut doubt = [1; 40];
+            let mut doubt = [1; 48];
             doubt[..4].copy_from_slice(&[header, 0, 0, 0]);
             doubt[4..8].fill(header);
             [hard(0, 2), doubt.to_vec()].concat()
