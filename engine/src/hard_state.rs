@@ -132,15 +132,6 @@ impl Doubt {
             end: Offset::new(read_u64(bytes, 40)),
         }
     }
-
-    /// With what is left of an earlier doubt: a crash while that group was being restored has left this one, and the
-    /// header in its first place may be a peer's.
-    pub(crate) fn behind(self, earlier: Option<Self>) -> Self {
-        let Some(earlier) = earlier else { return self };
-        let end = if earlier.segment == self.segment { self.end.max(earlier.end) } else { self.end };
-        let header = earlier.header.filter(|_| earlier.first == self.first);
-        Self { committed: self.committed.max(earlier.committed), leader: earlier.leader, end, header, ..self }
-    }
 }
 
 /// How a node stands with its peers, as it is saved.

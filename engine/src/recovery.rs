@@ -19,7 +19,7 @@ use crate::directory::{Inventory, LogDirectory, open_payloads, read_file_header,
 use crate::disk::{Access, Disk, DiskFile, read_up_to};
 use crate::error::LogError;
 use crate::frame::{EntryKind, FrameFault, HEADER_BYTES, MAX_BODY_BYTES, Tail, stored_checksum};
-use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile, Vote};
+use crate::hard_state::{CleanMark, Doubt, HardState, HardStateFile};
 use crate::membership::Membership;
 use crate::number::{Group, NodeId, Offset, RaftIndex, SegmentNumber, Term};
 use crate::ring::{Slot, read_ring};
@@ -88,11 +88,11 @@ pub fn recover(
             if tail.next_index > RaftIndex::new(0) && others_vote(disk, directory, start, &tail, (own, holders))? =>
         {
             let before = hard_state.state().clone();
-            let doubt = doubt_of(disk, directory, &found, before.vote)?;
+            let doubt = doubt_of(disk, directory, &found, &before)?;
             if found.outcome == Outcome::InDoubtCommitted {
                 keep_doubtful(disk, directory, inventory, &tail, &doubt)?;
             }
-            hard_state.save(HardState { doubt: Some(doubt.behind(before.doubt)), ..before })?;
+            hard_state.save(HardState { doubt: Some(doubt), ..before })?;
             Some(torn)
         }
         (Alone::Cut, _) => Some(torn),
@@ -135,26 +135,55 @@ fn others_vote(
     Ok(others)
 }
 
-/// What is known of a last group in doubt.
-fn doubt_of(disk: &dyn Disk, directory: &LogDirectory, found: &Examination, vote: Vote) -> Result<Doubt, LogError> {
+/// What is known of a last group in doubt. Behind an earlier doubt only a cut or what peers gave can have left it, so
+/// what was known then still holds.
+fn doubt_of(
+    disk: &dyn Disk,
+    directory: &LogDirectory,
+    found: &Examination,
+    before: &HardState,
+) -> Result<Doubt, LogError> {
     let Examination { tail, newest, .. } = found;
-    let own = match &found.standing {
+    let place = |end: &Offset| *end > tail.offset;
+    let told = newest.filter(|slot| slot.segment == tail.segment).map(|slot| slot.end).filter(place);
+    let earlier = before.doubt.filter(|earlier| earlier.segment == tail.segment);
+    let most = MAX_GROUP_BYTES + HEADER_BYTES + MAX_BODY_BYTES;
+    let end = told.max(earlier.map(|earlier| earlier.end).filter(place));
+    let end = end.unwrap_or_else(|| Offset::new(tail.offset.get() + most as u64));
+    let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed);
+    let doubt = Doubt {
+        first: tail.next_index,
+        header: own_header(disk, directory, found)?,
+        committed,
+        leader: if before.vote.committed { before.vote.term } else { Term::new(0) },
+        segment: tail.segment,
+        end,
+    };
+    Ok(match before.doubt {
+        None => doubt,
+        Some(earlier) => Doubt {
+            // The header that stands there now may be a peer's.
+            header: earlier.header.filter(|_| earlier.first == doubt.first),
+            committed: committed.max(earlier.committed),
+            leader: earlier.leader,
+            ..doubt
+        },
+    })
+}
+
+/// The checksum of the header of the first frame in doubt, where that is good.
+fn own_header(disk: &dyn Disk, directory: &LogDirectory, found: &Examination) -> Result<Option<u32>, LogError> {
+    let tail = &found.tail;
+    let is_good = match &found.standing {
         Standing::MustAsk { range, .. } => range.identified_by == IdentifiedBy::OwnHeader,
         Standing::MayVote | Standing::MayNotVote(_) => false,
     };
-    let header = if own {
-        let file = disk.open(&directory.segment_file(SegmentFile::Frames(tail.segment)), Access::ReadDirect)?;
-        let header = FrameScanner::new(file.as_ref()).header_at(tail.segment, tail.offset)?;
-        header.map(|(_, bytes)| stored_checksum(&bytes))
-    } else {
-        None
-    };
-    let told = newest.filter(|slot| (slot.segment, slot.end) > (tail.segment, tail.offset)).map(|slot| slot.end);
-    let most = MAX_GROUP_BYTES + HEADER_BYTES + MAX_BODY_BYTES;
-    let end = told.unwrap_or_else(|| Offset::new(tail.offset.get() + most as u64));
-    let committed = newest.map_or(RaftIndex::new(0), |slot| slot.committed);
-    let leader = if vote.committed { vote.term } else { Term::new(0) };
-    Ok(Doubt { first: tail.next_index, header, committed, leader, segment: tail.segment, end })
+    if !is_good {
+        return Ok(None);
+    }
+    let file = disk.open(&directory.segment_file(SegmentFile::Frames(tail.segment)), Access::ReadDirect)?;
+    let header = FrameScanner::new(file.as_ref()).header_at(tail.segment, tail.offset)?;
+    Ok(header.map(|(_, bytes)| stored_checksum(&bytes)))
 }
 
 /// Copies what is cut of a group that is known to be committed into `quarantine/`: where no other holder is left, it is
