@@ -106,6 +106,7 @@ impl Appender {
             book,
             link: Link::Idle,
             failures: 0,
+            broken: 0,
             ack: match ack {
                 Ack::Committed => v1::Ack::Committed,
                 Ack::Proven(_) => v1::Ack::Proven,
@@ -356,6 +357,8 @@ struct Worker {
     backoff: Backoff,
     /// Connections in a row that brought nothing.
     failures: u32,
+    /// Those of them that were open and broke: a server that names another one says nothing of the line.
+    broken: u32,
 }
 
 /// How often messages are halved at most.
@@ -416,11 +419,11 @@ impl Worker {
         }
     }
 
-    /// The bounds of a message: smaller after connections that brought nothing, since a line may be too thin to carry a
+    /// The bounds of a message: smaller after connections that broke and brought nothing, since a line may be too thin to carry a
     /// whole one before the connection counts as dead.
     fn bounds(&self) -> Batch {
         let batch = self.router.config().batch;
-        Batch { bytes: batch.bytes >> self.failures.min(MAX_HALVINGS), ..batch }
+        Batch { bytes: batch.bytes >> self.broken.min(MAX_HALVINGS), ..batch }
     }
 
     fn open(&mut self) {
@@ -457,7 +460,7 @@ impl Worker {
     fn answered(&mut self, response: v1::AppendResponse) {
         let now = Instant::now();
         match self.book.answers(response, now) {
-            Ok(Advice::Stay) => self.failures = 0,
+            Ok(Advice::Stay) => (self.failures, self.broken) = (0, 0),
             Ok(Advice::Move(leader)) => {
                 if let Link::Open(session) = &mut self.link {
                     session.requests = None;
@@ -487,6 +490,7 @@ impl Worker {
         self.book.cut(Instant::now());
         let Link::Open(session) = core::mem::replace(&mut self.link, Link::Idle) else { return };
         let Some(leader) = session.moved else {
+            self.broken = self.broken.saturating_add(1);
             self.router.failed(&session.address);
             return self.rest();
         };

@@ -12,7 +12,7 @@ use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::policy::{Policy, VerifiedCheckpoint};
 use stele_proof::proof_file::{ProofFile, ProofFileError};
 use stele_proof::record::{Record, SelfHash};
-use stele_proof::tree::{Hash, verify_consistency};
+use stele_proof::tree::{Hash, empty_root, verify_consistency};
 use stele_proof::{LeafIndex, TreeSize};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Response, Status};
@@ -113,6 +113,17 @@ impl Client {
 
     pub(crate) fn backoff(&self) -> Backoff {
         self.router.backoff()
+    }
+
+    /// How long one server may take to answer.
+    pub(crate) fn patience(&self) -> Duration {
+        self.router.config().timeouts.answer
+    }
+
+    /// The node that is asked has less than others have, or hangs: the next one is asked, after a wait.
+    pub(crate) async fn leave(&self, wait: Duration) {
+        self.router.moved_on(&self.router.target());
+        sleep(wait).await;
     }
 
     /// Starts to append; must be called on a tokio runtime.
@@ -231,9 +242,17 @@ impl Client {
         self.ours(first, None)?;
         self.ours(second, None)?;
         let notes = || (old.note.clone(), new.note.clone());
-        if first.size == second.size {
+        let fork = || {
             let (old, new) = notes();
-            return if first.root == second.root { Ok(Vec::new()) } else { Err(CallError::Fork { old, new }) };
+            CallError::Fork { old, new }
+        };
+        // Every history begins with the same tree.
+        let begins = |checkpoint: &Checkpoint| checkpoint.size.get() > 0 || checkpoint.root == empty_root();
+        if !begins(first) || !begins(second) {
+            return Err(fork());
+        }
+        if first.size == second.size {
+            return if first.root == second.root { Ok(Vec::new()) } else { Err(fork()) };
         }
         if first.size > second.size {
             (first, second) = (second, first);
@@ -290,7 +309,7 @@ impl Client {
         Ok(self.ask(|channel| ask(log_client(channel), request.clone())).await?.into_inner())
     }
 
-    /// As [`Client::call`], of what others have: a node that does not have it yet is asked a few times more.
+    /// As [`Client::call`], of what others have: where a node does not have it yet, the next one is asked, a few times.
     async fn call_patiently<Q, A, F>(&self, ask: impl Fn(LogClient<Wire>, Q) -> F, request: Q) -> Result<A, CallError>
     where
         Q: Clone,
@@ -299,7 +318,7 @@ impl Client {
         let mut backoff = self.router.backoff();
         for failed in 0..MAX_LAGGING {
             match self.call(&ask, request.clone()).await {
-                Err(CallError::NotFound { .. }) => sleep(backoff.delay(failed)).await,
+                Err(CallError::NotFound { .. }) => self.leave(backoff.delay(failed)).await,
                 answered => return answered,
             }
         }
@@ -330,8 +349,7 @@ impl Client {
                 ask(channel.map_err(|error| Status::unavailable(error.to_string()))?).await
             };
             // A server that hangs is one attempt, not all of them.
-            let patience: Duration = self.router.config().timeouts.answer;
-            let attempt = timeout(patience, attempt).await;
+            let attempt = timeout(self.patience(), attempt).await;
             let status = match attempt {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,

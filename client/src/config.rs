@@ -69,7 +69,7 @@ pub struct Timeouts {
     pub call: Duration,
     /// For one record, from `push` to its answer, all attempts together.
     pub append: Duration,
-    /// For the oldest record on a connection, before the connection is given up.
+    /// For the oldest record on a connection, before the connection is given up; when a range is read, for each message.
     pub answer: Duration,
 }
 

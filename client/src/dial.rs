@@ -35,15 +35,15 @@ pub trait Dial: Send + Sync + 'static {
 /// A process that was stopped, and a machine that is gone, say nothing at all, so that only the time for an answer would
 /// end the wait. A server that is merely slow answers a probe: that takes no disk and no peer.
 const PROBE: Duration = Duration::from_secs(1);
-/// A connection whose probe is not answered for so long is given up, unless [`NetworkDial::with_probe_answer`] says
-/// otherwise. On a thin line the probe may wait behind a record: 1 MiB takes 3 s at 2.8 Mbit/s.
+/// A connection whose probe is not answered for so long is given up. On a thin line the probe may wait behind a record
+/// (1 MiB takes 3 s at 2.8 Mbit/s), for which an appender then makes its messages smaller; a longer time would be added
+/// to what a leader that was stopped costs.
 const PROBE_ANSWER: Duration = Duration::from_secs(2);
 
 /// Connections over TCP, with TLS where the address says so.
 #[derive(Clone, Debug)]
 pub struct NetworkDial {
     connect: Duration,
-    probe_answer: Duration,
     #[cfg(feature = "tls")]
     tls: Option<tonic::transport::ClientTlsConfig>,
 }
@@ -53,17 +53,9 @@ impl NetworkDial {
     pub const fn new(connect: Duration) -> Self {
         Self {
             connect,
-            probe_answer: PROBE_ANSWER,
             #[cfg(feature = "tls")]
             tls: None,
         }
-    }
-
-    /// With another time for the answer to a probe: longer where lines are thin and records are large.
-    #[must_use]
-    pub const fn with_probe_answer(mut self, longest: Duration) -> Self {
-        self.probe_answer = longest;
-        self
     }
 
     /// With the certificates of authorities to believe and, for mutual TLS, the client's own.
@@ -80,7 +72,7 @@ impl NetworkDial {
             .connect_timeout(self.connect)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PROBE)
-            .keep_alive_timeout(self.probe_answer)
+            .keep_alive_timeout(PROBE_ANSWER)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
         #[cfg(feature = "tls")]

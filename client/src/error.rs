@@ -296,6 +296,14 @@ pub enum Violation {
         /// The size that the checkpoint states.
         size: TreeSize,
     },
+    /// A range that ends although a checkpoint shows that more of it is there.
+    #[error("the range ends before record {due}, which is in the log: it was proved to have {size} records")]
+    EndedEarly {
+        /// The record that is due.
+        due: LeafIndex,
+        /// The size of the checkpoint.
+        size: TreeSize,
+    },
     /// A checkpoint of another log, or smaller than asked for.
     #[error("a checkpoint of {origin:?}, size {size}, was not asked for")]
     OtherCheckpoint {

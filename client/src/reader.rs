@@ -4,11 +4,16 @@
 //! commitment; or the reader ends with an error. That it is *in the log* is checked where the caller asks
 //! ([`Assurance::Proven`]): records are then held back, of a range up to 4,096 or 4 MiB of them, of a tail those that
 //! came together, until one proof shows that all of them are under a checkpoint that meets the policy. What was read
-//! before an error is proved and handed out first. That there is nothing behind the last record of a range is the
-//! server's word.
+//! before an error is proved and handed out first.
 //!
-//! After a lost connection the reader goes on with the next record, on a new stream; it gives up when eight streams in a
-//! row break without a record, or no server opens one within the time for one call.
+//! A proved range with an end is over only where it reaches that end, or the size of the checkpoint that its last record
+//! was proved under: a stream that ends before that is opened again, elsewhere, and in the end it is an error. What stays
+//! the server's word is that there is nothing behind that checkpoint, that a range has no record at all, and where a range
+//! without an end is over.
+//!
+//! After a lost connection the reader goes on with the next record, on a new stream; so it does where a range brings
+//! nothing for [`Timeouts::answer`](crate::config::Timeouts::answer). It gives up when eight streams in a row break
+//! without a record, or no server opens one within the time for one call.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +23,7 @@ use stele_api::v1;
 use stele_proof::policy::{Policy, VerifiedCheckpoint};
 use stele_proof::record::{PayloadCommitment, Record, Salt, SelfHash};
 use stele_proof::{LeafIndex, TreeSize};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
@@ -31,7 +36,7 @@ mod proving;
 
 use proving::Proving;
 
-/// Streams in a row that may break without a record.
+/// Streams in a row that may break, or end too early, without a record.
 const MAX_DRY_STREAMS: u32 = 8;
 
 /// How far a record is checked.
@@ -198,7 +203,11 @@ impl Reader {
             } else if let Some(error) = self.failed.take() {
                 return Err(error);
             } else if self.is_over() {
-                return Ok(None);
+                let Some(size) = self.withheld() else { return Ok(None) };
+                self.done = false;
+                if let Err(error) = self.ended_early(size).await {
+                    self.failed = Some(error);
+                }
             } else if let Some(record) = self.waiting.pop_front() {
                 self.take(record);
             } else if let Err(error) = self.fill().await {
@@ -221,6 +230,23 @@ impl Reader {
         self.waiting.is_empty() && self.done || end.is_some_and(|end| !end.contains(self.due()))
     }
 
+    /// The size of the checkpoint in hand, where it shows that the range has more records than came.
+    fn withheld(&self) -> Option<TreeSize> {
+        let Extent::Range { end: Some(end), .. } = self.extent else { return None };
+        let size = self.proving.as_ref()?.size()?;
+        let due = self.due();
+        (size.contains(due) && end.contains(due)).then_some(size)
+    }
+
+    /// A stream ended before all that is known to be there: another node is asked, unless that was done too often.
+    async fn ended_early(&mut self, size: TreeSize) -> Result<(), CallError> {
+        if self.dry == MAX_DRY_STREAMS {
+            return Err(Violation::EndedEarly { due: self.due(), size }.into());
+        }
+        self.leave().await;
+        Ok(())
+    }
+
     /// Whether what is held back is a whole row, or nothing more comes to it at once.
     fn must_prove(&self) -> bool {
         let follows = matches!(self.extent, Extent::Tail) && self.waiting.is_empty();
@@ -236,7 +262,7 @@ impl Reader {
                 Ok(())
             }
             // The node that is asked lags behind the one that has sent the records.
-            Err(CallError::NotFound { text }) => self.rest(&Status::unavailable(text)).await,
+            Err(CallError::NotFound { text }) => self.lags(text).await,
             Err(error) => {
                 if matches!(error, CallError::Violation(_) | CallError::Fork { .. } | CallError::NotConsistent { .. }) {
                     proving.clear();
@@ -249,10 +275,15 @@ impl Reader {
     }
 
     fn take(&mut self, record: v1::Record) {
-        match (self.check(record), &mut self.proving) {
-            (Ok(record), Some(proving)) => proving.push(record),
-            (Ok(record), None) => self.ready.push_back(record),
-            (Err(violation), _) => {
+        match self.check(record) {
+            Ok(record) => {
+                self.dry = 0;
+                match &mut self.proving {
+                    Some(proving) => proving.push(record),
+                    None => self.ready.push_back(record),
+                }
+            }
+            Err(violation) => {
                 self.give_up_stream();
                 self.failed = Some(violation.into());
             }
@@ -274,7 +305,18 @@ impl Reader {
                 opened => opened?,
             },
         };
-        match stream.message().await {
+        let message = match self.extent {
+            // There may be nothing to send.
+            Extent::Tail => stream.message().await,
+            Extent::Range { .. } => match timeout(self.client.patience(), stream.message()).await {
+                Ok(message) => message,
+                Err(_) => return self.lags("no record came in time".to_owned()).await,
+            },
+        };
+        match message {
+            Ok(Some(response)) if response.records.is_empty() => {
+                return Err(Violation::Missing { what: "records" }.into());
+            }
             Ok(Some(response)) => {
                 self.waiting = response.records.into();
                 self.stream = Some(stream);
@@ -294,11 +336,14 @@ impl Reader {
         if due == self.start {
             return Err(CallError::NotFound { text });
         }
+        if let Some(size) = self.withheld() {
+            return self.ended_early(size).await;
+        }
         let last = LeafIndex::new(due.get() - 1);
         match self.open_range(last, last.size_with(), freshness).await {
             Ok(_) => self.done = true,
             // A node that has less than the one before.
-            Err(CallError::NotFound { text }) => self.rest(&Status::unavailable(text)).await?,
+            Err(CallError::NotFound { text }) => self.lags(text).await?,
             Err(error) => return Err(error),
         }
         Ok(())
@@ -315,6 +360,21 @@ impl Reader {
         sleep(self.backoff.delay(self.dry)).await;
         self.dry += 1;
         Ok(())
+    }
+
+    /// As [`Reader::rest`], where the node that was asked has less than others have, or says nothing.
+    async fn lags(&mut self, text: String) -> Result<(), CallError> {
+        if self.dry == MAX_DRY_STREAMS {
+            return Err(out_of_time(&Status::unavailable(text)));
+        }
+        self.leave().await;
+        Ok(())
+    }
+
+    /// Another node is asked, after a wait.
+    async fn leave(&mut self) {
+        self.client.leave(self.backoff.delay(self.dry)).await;
+        self.dry += 1;
     }
 
     async fn open(&self) -> Result<Streaming<v1::ReadResponse>, CallError> {

@@ -4,6 +4,7 @@
 
 mod support;
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use stele_api::v1;
@@ -14,9 +15,9 @@ use stele_proof::checkpoint::{Checkpoint, Origin};
 use stele_proof::key::{KeyKind, KeyName, SigningKey};
 use stele_proof::note::sign;
 use stele_proof::policy::Policy;
-use stele_proof::tree::Hash;
+use stele_proof::tree::{Hash, empty_root};
 use stele_proof::{LeafIndex, TreeSize};
-use support::{Fault, PROVE, READ, all, append, filled, policy, strict_policy};
+use support::{Fault, PROVE, READ, all, append, filled, filled_at, policy, strict_policy};
 
 fn proven() -> Assurance {
     Assurance::Proven(Arc::new(policy()))
@@ -166,6 +167,99 @@ async fn a_tail_that_changes_to_another_history_ends_with_the_notes_of_both() {
             assert_eq!((known, new), (old, ours.table.lock().unwrap().note()));
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_ends_nowhere_before_its_end_and_the_checkpoint_in_hand() {
+    let (_cluster, node, client) = filled(9).await;
+    // Wherever streams end, also twice in a row, the rest is asked for; there is nothing behind the checkpoint.
+    for end in [5, 9, 12] {
+        for at in 1..9 {
+            node.lock().unwrap().faults.extend([(READ + at, Fault::EndBefore), (READ + 8, Fault::EndBefore)]);
+            let records = rest(&mut client.read(range(0, end), proven())).await.unwrap();
+            assert_eq!(records.len() as u64, end.min(9), "0..{end}, ended before {at}");
+        }
+    }
+    node.lock().unwrap().faults.clear();
+    for (ends, end, is_found) in [(1, 9, true), (4, 5, false), (8, 9, false), (8, 12, true), (3, 12, false)] {
+        // It says that the range ends there, or that there is no such record.
+        match is_found {
+            true => node.lock().unwrap().ends = Some(ends),
+            false => node.lock().unwrap().lags = Some((ends, u32::MAX)),
+        }
+        let mut reader = client.read(range(0, end), proven());
+        for at in 0..ends {
+            assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+        }
+        for _ in 0..2 {
+            match reader.next().await {
+                Err(CallError::Violation(Violation::EndedEarly { due, size })) => {
+                    assert_eq!((due.get(), size.get()), (ends, 9));
+                }
+                other => panic!("0..{end}, ends at {ends}: {other:?}"),
+            }
+        }
+        let told = rest(&mut client.read(range(0, end), Assurance::Canonical)).await.unwrap();
+        assert_eq!(told.len() as u64, ends, "where nothing is proved, it is the server's word");
+        (node.lock().unwrap().ends, node.lock().unwrap().lags) = (None, None);
+        assert_eq!(rest(&mut reader).await.unwrap().len() as u64, end.min(9) - ends, "the truth is told now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_that_ends_early_at_one_node_is_read_to_its_end_at_another() {
+    let (_cluster, [first, _], client) = filled_at([1, 2], 9).await;
+    for ends in 1..9 {
+        first.lock().unwrap().ends = Some(ends);
+        assert_eq!(rest(&mut client.read(range(0, 9), proven())).await.unwrap().len(), 9, "ended at {ends}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_come_count_for_their_stream_also_while_they_are_held_back() {
+    let (_cluster, node, client) = filled(30).await;
+    for at in 1..30 {
+        node.lock().unwrap().faults.insert(READ + at, Fault::CutBefore);
+    }
+    assert_eq!(rest(&mut client.read(range(0, 30), proven())).await.unwrap().len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_proves_less_than_another_one_is_left() {
+    let (_cluster, [first, second], client) = filled_at([1, 2], 6).await;
+    let small = client.checkpoint(&policy()).await.unwrap();
+    append(&client, 3).await;
+    let large = client.checkpoint(&policy()).await.unwrap();
+    for behind in [&first, &second] {
+        behind.lock().unwrap().behind = Some(6);
+        assert_eq!(rest(&mut client.read(range(0, 9), proven())).await.unwrap().len(), 9);
+        // Whoever is asked at first.
+        for _ in 0..4 {
+            client.consistency(&small, &large).await.unwrap();
+        }
+        behind.lock().unwrap().behind = None;
+    }
+    for node in [first, second] {
+        node.lock().unwrap().behind = Some(6);
+    }
+    let nobody = tokio::time::timeout(Duration::from_secs(600), client.consistency(&small, &large)).await.unwrap();
+    assert!(matches!(nobody, Err(CallError::NotFound { .. })), "{nobody:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_of_nothing_with_the_root_of_something_contradicts_every_other() {
+    let (_cluster, _, client) = filled(3).await;
+    let signed = |root| {
+        let checkpoint = Checkpoint { origin: Origin::new(support::LOG).unwrap(), size: TreeSize::new(0), root };
+        SignedCheckpoint::verify(sign(&checkpoint.to_string(), &[&support::log_key()]).unwrap(), &policy()).unwrap()
+    };
+    let newest = client.checkpoint(&policy()).await.unwrap();
+    client.consistency(&signed(empty_root()), &newest).await.unwrap();
+    let forged = signed(Hash::new([5; 32]));
+    for (old, new) in [(&forged, &newest), (&newest, &forged), (&forged, &forged)] {
+        let forked = client.consistency(old, new).await;
+        assert!(matches!(forked, Err(CallError::Fork { .. })), "{forked:?}");
     }
 }
 

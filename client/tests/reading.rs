@@ -4,6 +4,7 @@
 
 mod support;
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use stele_client::error::Violation;
@@ -11,7 +12,7 @@ use stele_client::reader::Payloads;
 use stele_client::record::ChainName;
 use stele_client::{AppenderOptions, Assurance, CallError, Client, PayloadState, ReadRange};
 use stele_proof::{LeafIndex, TreeSize};
-use support::{Cluster, Fault, PROVE, READ, address, all, filled, policy, strict_policy};
+use support::{Cluster, Fault, PROVE, READ, address, all, filled, filled_at, policy, strict_policy};
 
 #[tokio::test(start_paused = true)]
 async fn a_range_is_read_in_order_with_payloads_that_open_their_commitments() {
@@ -85,6 +86,51 @@ async fn a_node_that_lags_behind_what_was_read_is_not_the_end_of_the_log() {
     let mut reader = cut_and_lag(1000).await;
     let lagging = reader.next().await;
     assert!(matches!(lagging, Err(CallError::Unavailable { .. })), "{lagging:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_goes_on_where_its_stream_falls_silent() {
+    let (_cluster, node, client) = filled(6).await;
+    let long = Duration::from_secs(600);
+    for at in [0, 3, 5] {
+        node.lock().unwrap().faults.insert(READ + at, Fault::Silent);
+    }
+    let mut reader = client.read(all(Payloads::Without), Assurance::Canonical);
+    for at in 0..6 {
+        let next = tokio::time::timeout(long, reader.next()).await.unwrap();
+        assert_eq!(next.unwrap().unwrap().index.get(), at);
+    }
+    assert!(reader.next().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_without_a_record_ends_a_range_and_a_tail() {
+    let (_cluster, node, client) = filled(4).await;
+    let range = client.read(all(Payloads::Without), Assurance::Canonical);
+    let tail = client.tail(LeafIndex::new(0), Payloads::Without, Assurance::Canonical);
+    for mut reader in [range, tail] {
+        node.lock().unwrap().faults.insert(READ + 2, Fault::Empty);
+        for at in 0..2 {
+            assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+        }
+        let empty = reader.next().await;
+        assert!(matches!(empty, Err(CallError::Violation(Violation::Missing { what: "records" }))), "{empty:?}");
+        assert_eq!(reader.next().await.unwrap().unwrap().index.get(), 2, "the reader stands where it stood");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_is_left_for_one_that_does_not() {
+    let (_cluster, [first, _], client) = filled_at([1, 2], 6).await;
+    first.lock().unwrap().faults.insert(READ + 4, Fault::CutBefore);
+    let mut reader = client.read(all(Payloads::Without), Assurance::Canonical);
+    for at in 0..4 {
+        assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+    }
+    first.lock().unwrap().lags = Some((2, u32::MAX));
+    for at in 4..6 {
+        assert_eq!(reader.next().await.unwrap().unwrap().index.get(), at);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,8 +68,11 @@ pub fn make(environment: &Environment, out: &Path, nodes: &[Option<&str>]) -> Re
         let why = anyhow!("{} is not empty; name a directory that is new: nothing is overwritten here", out.display());
         return Err(Failure::new(Exit::Failed, why));
     }
-    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let year = i32::try_from(1970 + environment.clock.now().get() / 1000 / YEAR).unwrap_or(2026);
+    // A host that no certificate can name is refused before there is anything.
+    let nodes = (1_u64..).zip(nodes).map(|(node, host)| node_parameters((node, year), *host));
+    let nodes: Vec<_> = nodes.collect::<Result<_, _>>()?;
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let files = Files { environment, out };
     let authority_key = key()?;
     let mut authority = parameters("Stele development authority", Vec::new(), year)?;
@@ -78,14 +81,20 @@ pub fn make(environment: &Environment, out: &Path, nodes: &[Option<&str>]) -> Re
     let certificate = authority.self_signed(&authority_key).map_err(cannot)?;
     files.write("ca", &certificate.pem(), &authority_key)?;
     let issuer = Issuer::new(authority, authority_key);
-    for (node, host) in (1_u64..).zip(nodes) {
-        let name = format!("node-{node}");
-        let mut names = vec![format!("{name}.stele"), "localhost".into(), "127.0.0.1".into(), "::1".into()];
-        let host = host.map(|host| host.trim_matches(['[', ']']).to_owned());
-        names.extend(host.filter(|host| !names.contains(host)));
-        files.issue(&issuer, &name, parameters(&name, names, year)?)?;
+    for (name, parameters) in nodes {
+        files.issue(&issuer, &name, parameters)?;
     }
     files.issue(&issuer, "client", parameters("client", vec!["client.stele".into()], year)?)
+}
+
+/// The name of a node's certificate, and what is to be in it.
+fn node_parameters((node, year): (u64, i32), host: Option<&str>) -> Result<(String, CertificateParams), Failure> {
+    let name = format!("node-{node}");
+    let mut names = vec![format!("{name}.stele"), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+    let host = host.map(|host| host.trim_matches(['[', ']']).to_owned());
+    names.extend(host.filter(|host| !names.contains(host)));
+    let parameters = parameters(&name, names, year)?;
+    Ok((name, parameters))
 }
 
 fn key() -> Result<KeyPair, Failure> {

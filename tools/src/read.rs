@@ -60,8 +60,9 @@ writes into its own files. Without an index, where another process has it open, 
 does not let it be written, everything is read. Where nothing matches the exit code is 6.
 
 From a cluster, with --policy (or one in the context), records are printed once they are proved to be in the log under
-a checkpoint that meets it; any that is not ends the command with exit code 3. Without one, a note says that they are
-not proved.
+a checkpoint that meets it; any that is not ends the command with exit code 3, and so does a range that a node ends
+before its end and that of the checkpoint. That there is no record in it at all, or none behind the checkpoint, is the
+node's word. Without a policy, a note says that nothing is proved.
 
 Examples:
   stele read --log audit 17
@@ -90,7 +91,8 @@ pub struct Arguments {
 /// The arguments of `stele tail`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-From a cluster, --policy proves the records as it does for `stele read`.
+From a cluster, --policy proves the records as it does for `stele read`; which are the last is the node's word. Where it
+sends fewer than it says it has, the exit code is 4.
 
 Examples:
   stele tail --log audit -n 3

@@ -398,11 +398,11 @@ pub fn call(error: CallError) -> Failure {
     Failure::new(exit, error)
 }
 
-/// What a plain status means.
+/// What a plain status means. `OutOfRange` is no index beyond the end, but a message that is too large.
 pub const fn status(code: Code) -> Exit {
     match code {
         Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition => Exit::Forbidden,
-        Code::NotFound | Code::OutOfRange => Exit::NotFound,
+        Code::NotFound => Exit::NotFound,
         Code::DataLoss => Exit::Unverified,
         Code::ResourceExhausted => Exit::Busy,
         Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,

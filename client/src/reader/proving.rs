@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use stele_proof::TreeSize;
 use stele_proof::policy::{Policy, VerifiedCheckpoint};
 use stele_proof::tree::{CompactRange, Hash, leaf_hash, verify_prefix};
 
@@ -50,10 +52,20 @@ impl Proving {
         self.held.len() >= ROW_RECORDS || self.bytes >= ROW_BYTES
     }
 
+    /// The size of the checkpoint that records were proved under last.
+    pub(super) fn size(&self) -> Option<TreeSize> {
+        self.before.as_ref().map(|(_, checkpoint)| checkpoint.checkpoint().size)
+    }
+
     /// Takes in the next record.
-    pub(super) fn push(&mut self, record: VerifiedRecord) {
-        let payload = match &record.payload {
-            PayloadState::Present(payload) => payload.bytes.len(),
+    pub(super) fn push(&mut self, mut record: VerifiedRecord) {
+        // A piece of a message would keep the whole of it, beyond what is counted here.
+        record.canonical = Bytes::copy_from_slice(&record.canonical);
+        let payload = match &mut record.payload {
+            PayloadState::Present(payload) => {
+                payload.bytes = Bytes::copy_from_slice(&payload.bytes);
+                payload.bytes.len()
+            }
             PayloadState::None | PayloadState::Absent(_) => 0,
         };
         self.bytes += record.canonical.len() + payload;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use hyper_util::rt::TokioIo;
 use stele_api::refusal::to_status;
 use stele_api::v1::log_server::{Log, LogServer};
@@ -60,6 +60,12 @@ pub(crate) enum Fault {
     Unsigned,
     /// As a node that does not have it yet.
     NotThere,
+    /// The stream ends before this record, as if there were no more.
+    EndBefore,
+    /// Neither this record nor anything else comes, on this stream.
+    Silent,
+    /// A message without a record before this one.
+    Empty,
     Refuse(RefusalCode),
 }
 
@@ -85,6 +91,10 @@ pub(crate) struct Node {
     pub(crate) proofs: usize,
     /// Set at a node that lags: the records that it has, and for how many more reads it has no others.
     pub(crate) lags: Option<(u64, u32)>,
+    /// Set at a node whose ranges end there, whatever else it shows.
+    pub(crate) ends: Option<u64>,
+    /// Set at a node that proves nothing beyond so many records.
+    pub(crate) behind: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -186,11 +196,20 @@ impl Dial for Cluster {
 
 /// A log of `records` records, every second with a payload.
 pub(crate) async fn filled(records: u64) -> (Cluster, Arc<Mutex<Node>>, Client) {
-    let cluster = Cluster::default();
-    let node = cluster.node(1);
-    let client = Client::connect(cluster.config(&[1])).await.unwrap();
-    append(&client, records).await;
+    let (cluster, [node], client) = filled_at([1], records).await;
     (cluster, node, client)
+}
+
+/// As [`filled`], at several nodes, the first of which is asked first.
+pub(crate) async fn filled_at<const N: usize>(
+    numbers: [u16; N],
+    records: u64,
+) -> (Cluster, [Arc<Mutex<Node>>; N], Client) {
+    let cluster = Cluster::default();
+    let nodes = numbers.map(|number| cluster.node(number));
+    let client = Client::connect(cluster.config(&numbers)).await.unwrap();
+    append(&client, records).await;
+    (cluster, nodes, client)
 }
 
 /// Appends records to a chain that goes on where it ended.
@@ -380,7 +399,7 @@ fn pieces(
     node: &mut Node,
     leaves: Vec<(Bytes, Option<v1::Payload>)>,
     request: &v1::ReadRequest,
-) -> Vec<Result<v1::ReadResponse, Status>> {
+) -> Answers<v1::ReadResponse> {
     let mut out = Vec::new();
     let size = u64::try_from(leaves.len()).unwrap();
     for (index, (canonical, payload)) in (0..).zip(leaves) {
@@ -392,8 +411,11 @@ fn pieces(
         match node.faults.remove(&(READ + index)) {
             Some(Fault::CutBefore) => {
                 out.push(Err(Status::unavailable("cut by script")));
-                return out;
+                return Box::pin(stream::iter(out));
             }
+            Some(Fault::EndBefore) => return Box::pin(stream::iter(out)),
+            Some(Fault::Silent) => return Box::pin(stream::iter(out).chain(stream::pending())),
+            Some(Fault::Empty) => out.push(Ok(v1::ReadResponse::default())),
             Some(Fault::OldIndex) => record.index = 0,
             Some(Fault::WrongHash) => record.canonical = Bytes::from_static(b"{}"),
             Some(Fault::OtherRecord) => record.canonical = other(&record.canonical),
@@ -405,12 +427,16 @@ fn pieces(
     if let Some(Fault::CutBefore) = node.faults.remove(&(READ + size)) {
         out.push(Err(Status::unavailable("cut by script")));
     }
-    out
+    Box::pin(stream::iter(out))
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl FakeServer {
+    fn lacks(&self, size: u64) -> bool {
+        self.node.lock().unwrap().behind.is_some_and(|behind| behind < size)
+    }
+
     /// One record; `Err` ends the stream, or hangs it.
     fn one(&self, submission: &v1::Submission) -> Result<(Answer, Option<Fault>), Fault> {
         let (mut node, mut table) = (self.node.lock().unwrap(), self.table.lock().unwrap());
@@ -540,14 +566,15 @@ impl Log for FakeServer {
         if request.start > size || (request.start == size && request.end != Some(size)) {
             return Err(Status::not_found("there is no such record"));
         }
-        Ok(Response::new(Box::pin(stream::iter(pieces(&mut node, leaves, &request)))))
+        leaves.truncate(node.ends.map_or(leaves.len(), |ends| usize::try_from(ends).unwrap()));
+        Ok(Response::new(pieces(&mut node, leaves, &request)))
     }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let v1::TailRequest { log, from, with_payload } = request.into_inner();
         let request = v1::ReadRequest { log, start: from, with_payload, ..v1::ReadRequest::default() };
         let leaves = self.table.lock().unwrap().leaves.clone();
-        Ok(Response::new(Box::pin(stream::iter(pieces(&mut self.node.lock().unwrap(), leaves, &request)))))
+        Ok(Response::new(pieces(&mut self.node.lock().unwrap(), leaves, &request)))
     }
 
     async fn prove(&self, request: Request<v1::ProveRequest>) -> Result<Response<v1::ProveResponse>, Status> {
@@ -557,7 +584,7 @@ impl Log for FakeServer {
             node.proofs += 1;
             node.faults.remove(&(PROVE + request.index))
         };
-        if fault == Some(Fault::NotThere) {
+        if fault == Some(Fault::NotThere) || self.lacks(request.index + 1) {
             return Err(Status::not_found("not there yet"));
         }
         let index = usize::try_from(request.index).unwrap();
@@ -571,6 +598,9 @@ impl Log for FakeServer {
         request: Request<v1::ConsistencyRequest>,
     ) -> Result<Response<v1::ConsistencyResponse>, Status> {
         let v1::ConsistencyRequest { old, new, .. } = request.into_inner();
+        if self.lacks(new) {
+            return Err(Status::not_found("not there yet"));
+        }
         let leaves = self.table.lock().unwrap().leaf_hashes();
         let (old, new) = (usize::try_from(old).unwrap(), usize::try_from(new).unwrap());
         assert!(1 <= old && old <= new, "{old} to {new}");

@@ -99,6 +99,11 @@ pub(super) fn run(
         .map_err(|error| Failure::new(Exit::Usage, anyhow!("--origin {}: {error}", arguments.origin)))?;
     fresh(&arguments.out)?;
     let disk = environment.disk.as_ref();
+    // First of all: a host that no certificate can name is to leave nothing behind.
+    if arguments.dev_certs {
+        let hosts: Vec<Option<&str>> = arguments.nodes.iter().map(|at| Some(at.host.as_str())).collect();
+        dev_certs::make(environment, &arguments.out.join("certs"), &[hosts, vec![None; SPARE]].concat())?;
+    }
     let mut members = Vec::new();
     for (node, at) in (1..).zip(&arguments.nodes) {
         let log = arguments.out.join(format!("node-{node}")).join("log");
@@ -135,20 +140,15 @@ pub(super) fn run(
         streams.line(format_args!("node {} at site {}: {}", member.node, member.site, path.display()))?;
     }
     if arguments.dev_certs {
-        make_certificates((arguments, environment), streams)?;
+        place_certificates(arguments, streams)?;
     }
     tell_who_may_come(arguments, streams)?;
     streams.line("start each in its directory: steled --config steled.toml")
 }
 
-/// Certificates for development, in the place of all that are asked for.
-fn make_certificates(
-    (arguments, environment): (&InitArguments, &Environment),
-    streams: &mut Streams<'_>,
-) -> Result<(), Failure> {
+/// Puts certificates for development in the place of all that are asked for.
+fn place_certificates(arguments: &InitArguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let certs = arguments.out.join("certs");
-    let hosts: Vec<Option<&str>> = arguments.nodes.iter().map(|at| Some(at.host.as_str())).collect();
-    dev_certs::make(environment, &certs, &[hosts, vec![None; SPARE]].concat())?;
     for node in 1..=arguments.nodes.len() {
         let own = arguments.out.join(format!("node-{node}")).join("certs");
         std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
@@ -189,5 +189,37 @@ fn tell_who_may_come(arguments: &InitArguments, streams: &mut Streams<'_>) -> Re
             "closed: clients must show a certificate of the authority in certs/ca.pem, and may then append, read and \
              change the cluster, {until}"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_no_certificate_can_name_is_refused_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = |name: &str, host: &str| {
+            let out = directory.path().join(name);
+            let arguments = InitArguments {
+                out: out.clone(),
+                origin: "example.com/log".to_owned(),
+                nodes: vec![node("a=localhost:7171/7170").unwrap(), node(&format!("b={host}:7271/7270")).unwrap()],
+                dev_certs: true,
+                any_client: false,
+                insecure: false,
+            };
+            let (mut said, mut told) = (Vec::new(), Vec::new());
+            let mut streams = Streams::new(Box::new(std::io::empty()), &mut said, &mut told);
+            (run(&arguments, &Environment::system(), &mut streams), out)
+        };
+        let (good, out) = made("good", "b.example.com");
+        good.unwrap_or_else(|failure| panic!("{failure}"));
+        for name in ["certs/node-5-key.pem", "node-2/certs/node-2-key.pem", "node-2/certs/ca.pem", "node-2/steled.toml"]
+        {
+            assert!(out.join(name).exists(), "{name}");
+        }
+        let (refused, out) = made("bad", "b\u{e9}.example.com");
+        assert!(refused.is_err() && !out.exists());
     }
 }

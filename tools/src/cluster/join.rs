@@ -135,8 +135,17 @@ impl Joining<'_> {
         let cluster = self.connected.client.cluster();
         let before = collect(self.connected, self.reach).await?.status;
         self.check(&before)?;
+        let access = access(&self.config(), self.arguments)?;
+        if access.is_empty() && self.reach.token_file.is_some() {
+            let why = "a cluster that was reached with --token-file has [[access]] tables, and without them the new node \
+                       would let everybody do everything: give those of another node with --access FILE";
+            return Err(Failure::new(Exit::Usage, anyhow!(why)));
+        }
         let keys = self.keys()?;
-        self.write_configuration(&before, streams)?;
+        self.write_configuration((&before, &access), streams)?;
+        if access.is_empty() && !self.arguments.insecure {
+            self.warn(streams);
+        }
         cluster.add_learner(self.new_node(&keys)).await.map_err(call)?;
         streams.line(format_args!("added       node {node} at site {site}, without a vote"))?;
         let mut process = self.start(streams)?;
@@ -188,7 +197,11 @@ impl Joining<'_> {
     }
 
     /// Writes the configuration, unless there is one.
-    fn write_configuration(&self, before: &StatusResponse, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    fn write_configuration(
+        &self,
+        (before, access): (&StatusResponse, &[toml::Value]),
+        streams: &mut Streams<'_>,
+    ) -> Result<(), Failure> {
         let path = self.config();
         if path.exists() {
             return streams.line(format_args!("there       {} stays as it is", path.display()));
@@ -197,7 +210,6 @@ impl Joining<'_> {
         let absolute = |path: &Path| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
         let certs = arguments.certs.as_deref().map(absolute).transpose()?;
         let policy = self.reach.policy.as_deref().map(absolute).transpose()?;
-        let access = arguments.access.as_deref().map(tables).transpose()?.unwrap_or_default();
         let (log, peers) = (absolute(&self.log())?, donors(&before.nodes, arguments));
         if peers.is_empty() {
             return Err(anyhow!("the cluster names no address of any node for peers").into());
@@ -226,12 +238,9 @@ impl Joining<'_> {
                 block_height: description.block_height,
                 frame_align: description.frame_align,
             }),
-            access: &access,
+            access,
         };
         replace(self.environment.disk.as_ref(), &path, text.to_toml().as_bytes(), Mode::Public)?;
-        if access.is_empty() && !arguments.insecure {
-            self.warn(streams);
-        }
         streams.line(format_args!("made        {} and the keys of node {}", path.display(), arguments.node))
     }
 
@@ -350,14 +359,34 @@ impl Joining<'_> {
     }
 }
 
+/// The tables `[[access]]` of the new node: those of the configuration that is there already, else those of another one.
+fn access(config: &Path, arguments: &JoinArguments) -> Result<Vec<toml::Value>, Failure> {
+    let given = arguments.access.as_deref().map(|path| Ok::<_, Failure>((path, tables(path)?))).transpose()?;
+    if let Some((path, _)) = given.as_ref().filter(|(_, tables)| tables.is_empty()) {
+        return Err(Failure::new(Exit::Usage, anyhow!("--access {}: there is no [[access]]", path.display())));
+    }
+    if !config.exists() {
+        return Ok(given.map(|(_, tables)| tables).unwrap_or_default());
+    }
+    let there = tables(config)?;
+    match given {
+        Some((path, given)) if given != there => {
+            let (config, path) = (config.display(), path.display());
+            let why = anyhow!(
+                "{config} is there and has other [[access]] tables than {path}; it stays as it is: put the tables into \
+                 {config}, or remove that file, and try again"
+            );
+            Err(Failure::new(Exit::Usage, why))
+        }
+        _ => Ok(there),
+    }
+}
+
 /// The tables `[[access]]` of a configuration.
 fn tables(path: &Path) -> Result<Vec<toml::Value>, Failure> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let table: toml::Table = text.parse().with_context(|| format!("--access {}", path.display()))?;
-    match table.get("access").and_then(toml::Value::as_array) {
-        Some(tables) if !tables.is_empty() => Ok(tables.clone()),
-        _ => Err(Failure::new(Exit::Usage, anyhow!("--access {}: there is no [[access]]", path.display()))),
-    }
+    let table: toml::Table = text.parse().with_context(|| format!("{} is no configuration", path.display()))?;
+    Ok(table.get("access").and_then(toml::Value::as_array).cloned().unwrap_or_default())
 }
 
 /// The nodes to copy from: all but the new one and the one that goes.
@@ -463,6 +492,11 @@ mod tests {
     fn all_nodes_but_itself_and_the_one_that_goes_give_segments() {
         let node = |node| NodeStatus { node, addresses: vec![format!("h{node}:1")], ..NodeStatus::default() };
         let silent = NodeStatus { node: 5, ..NodeStatus::default() };
+        let nodes = [node(1), node(2), node(3), node(4), silent];
+        assert_eq!(donors(&nodes, &parsed(&["--replace", "3"])), ["1=h1:1", "2=h2:1"]);
+    }
+
+    fn parsed(more: &[&str]) -> JoinArguments {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
@@ -470,9 +504,45 @@ mod tests {
         }
         let words =
             ["x", "--dir", "d", "--node", "4", "--site", "s", "--peer", "h4:1", "--client", "h4:2", "--insecure"];
-        let words = words.into_iter().chain(["--replace", "3"]);
-        let line = <Line as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        let nodes = [node(1), node(2), node(3), node(4), silent];
-        assert_eq!(donors(&nodes, &line.join), ["1=h1:1", "2=h2:1"]);
+        let words = words.iter().chain(more);
+        <Line as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).join
+    }
+
+    #[test]
+    fn tables_that_are_given_are_those_of_the_node_or_refused_with_the_name_of_its_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let write = |name: &str, text: &str| {
+            std::io::Write::write_all(&mut File::create(at(name)).unwrap(), text.as_bytes()).unwrap();
+        };
+        let (ours, theirs) = (
+            "[[access]]\ncertificate = \"a\"\nroles = [\"reader\"]\n",
+            "[[access]]\ncertificate = \"b\"\nroles = [\"reader\"]\n",
+        );
+        for (name, text) in [("given", ours), ("same", ours), ("other", theirs), ("bare", "[log]\n")] {
+            write(name, text);
+        }
+        let with = |config: &str, given: Option<&str>| {
+            let given = given.map(at);
+            let words: Vec<&str> = given.iter().flat_map(|given| ["--access", given]).collect();
+            access(Path::new(&at(config)), &parsed(&words))
+        };
+        for (config, given, tables) in [
+            ("new", None, 0),
+            ("new", Some("given"), 1),
+            ("same", Some("given"), 1),
+            ("same", None, 1),
+            ("bare", None, 0),
+        ] {
+            let found = with(config, given).unwrap_or_else(|failure| panic!("{failure}"));
+            assert_eq!(found.len(), tables, "{config} {given:?}");
+        }
+        for (config, given, named) in
+            [("other", "given", "other"), ("bare", "given", "bare"), ("new", "bare", "bare"), ("same", "bare", "bare")]
+        {
+            let refused = with(config, Some(given)).err().unwrap();
+            assert_eq!(refused.exit(), Exit::Usage, "{config} {given}");
+            assert!(refused.to_string().contains(&at(named)), "{refused}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Records of a cluster, each hashed again here before it is printed. Under a policy they are proved first, row by row;
 //! without one the user is told that they are not.
 
+use anyhow::anyhow;
 use stele_client::reader::{Freshness, Payloads};
 use stele_client::{Assurance, PayloadState, ReadRange, Reader, VerifiedRecord};
 use stele_engine::reader::ReadRecord;
@@ -40,13 +41,13 @@ pub(super) fn run(
         let printed = printer.finish()?;
         done?;
         if printed == 0 {
-            return Err(Failure::new(Exit::NotFound, anyhow::anyhow!("the log has no record {first}")));
+            return Err(Failure::new(Exit::NotFound, anyhow!("the log has no record {first}")));
         }
         Ok(())
     })
 }
 
-/// Prints the last records, and follows where that was asked.
+/// Prints the last records, and follows where that was asked. Which are the last is the word of the node that answers.
 pub(super) fn run_tail(arguments: &TailArguments, reach: &Reach, streams: &mut Streams<'_>) -> Result<(), Failure> {
     block_on(async {
         let connected = connect(reach).await?;
@@ -62,9 +63,16 @@ pub(super) fn run_tail(arguments: &TailArguments, reach: &Reach, streams: &mut S
         } else if first.get() < size {
             let (end, payloads) = (Some(TreeSize::new(size)), payloads(form));
             let range = ReadRange { start: first, end, payloads, freshness: Freshness::Local };
-            let done = Copying::new(connected.client.read(range, assurance)).rest(&mut printer).await;
+            let mut copying = Copying::new(connected.client.read(range, assurance));
+            let done = copying.rest(&mut printer).await;
             printer.hand_out()?;
             done?;
+            let position = copying.reader.position();
+            if position.get() < size {
+                let why =
+                    anyhow!("the log is said to have {size} records, and none came from {position} on; try again");
+                return Err(Failure::new(Exit::Unreachable, why));
+            }
         }
         Ok(())
     })
