@@ -243,6 +243,10 @@ impl Reader {
         if self.dry == MAX_DRY_STREAMS {
             return Err(Violation::EndedEarly { due: self.due(), size }.into());
         }
+        // What is written meanwhile is not run after.
+        if let Extent::Range { end: Some(end), .. } = &mut self.extent {
+            *end = size.min(*end);
+        }
         self.leave().await;
         Ok(())
     }
