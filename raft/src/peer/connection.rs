@@ -249,6 +249,7 @@ impl Dialing {
         })?;
         if let Err(stale) = standing.marks().meet_answer(&shown, &before) {
             self.metrics.count_refused(Refused::Stale);
+            tracing::warn!(%node, %stale, "a node is stale, and is told so");
             connection.send(Request::Stale(stale).encode()).await.map_err(io)?;
             connection.close().await.map_err(io)?;
             return Err(ConnectError::Stale { node, stale });
