@@ -215,8 +215,8 @@ fn spawn(mut sealing: Sealing) -> Result<Seat, DiskError> {
 }
 
 impl Drop for Sealer {
-    /// Waits for the segment at hand, so that nobody touches the files once the lock is given back. The
-    /// store, dropped before, has ended all other waiting.
+    /// Waits for the jobs that are queued, so that nobody touches the files once the lock is given back. The
+    /// store, closed or dropped before, has ended all other waiting.
     fn drop(&mut self) {
         if let Seat::Thread { jobs, thread, .. } = &mut self.seat {
             *jobs = None;

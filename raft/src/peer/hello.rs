@@ -30,8 +30,9 @@
 //! | shown | 21 | phase 1 (0 starting, 1 running, 2 in doubt), incarnation 4, term of the vote 8, end of the log 8 |
 //! | stale | 17 | 1, incarnation seen 8, incarnation shown 8; or 2, term 8 and index 8 that were acknowledged |
 //!
-//! Where either node is not running, a connection of another class than recovery carries nothing more but, from a node
-//! that finds the one that answered stale, `stale` of [`super::message`].
+//! A connection of class recovery carries requests where the node that connects is in doubt, whether the other runs or
+//! starts. Else, where either node is not running, a connection carries nothing more but, from a node that finds the one
+//! that answered stale, `stale` of [`super::message`].
 //!
 //! Little-endian. Magic, version and verdict keep their places in all versions; both messages have at most
 //! 256 bytes in all versions. Whoever hears anything else closes the connection.

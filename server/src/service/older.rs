@@ -65,9 +65,13 @@ async fn look(serving: &Serving, wanted: Vec<SelfHash>) -> Option<FoundHashes> {
     let waited = tokio::time::timeout(serving.limits.request_timeout, serving.wait_visible(applied)).await;
     waited.ok()?.ok()?;
     let looked = serving.looks.run(applied, move |reader| find_hashes(reader, &wanted, BOUNDS));
-    match tokio::time::timeout(serving.limits.request_timeout, looked).await.ok()? {
-        Ok(found) => Some(found),
-        Err(error) => {
+    match tokio::time::timeout(serving.limits.request_timeout, looked).await {
+        Ok(Ok(found)) => Some(found),
+        Err(elapsed) => {
+            tracing::warn!(%elapsed, "an old record was not looked up in time");
+            None
+        }
+        Ok(Err(error)) => {
             tracing::warn!(%error, "an old record could not be looked up");
             None
         }
